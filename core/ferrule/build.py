@@ -1,0 +1,246 @@
+"""Puts an engine together: opens, matches, loads, sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ferrule.checkpoint.checkpoint import TensorInfo
+from ferrule.checkpoint.open import open_checkpoint
+from ferrule.engine.block_pool import BlockPool
+from ferrule.engine.engine import Engine
+from ferrule.engine.messages import EngineInfo, Progress
+from ferrule.engine.options import EngineOptions
+from ferrule.engine.scheduler import Scheduler
+from ferrule.errors import OptionError, OutOfMemoryError
+from ferrule.layers.attention import AttentionSpec
+from ferrule.loading import load
+from ferrule.matching import Match, match
+from ferrule.model_config import ModelConfig
+from ferrule.plugins import Plugins
+from ferrule.runtime.device import resolve_device, resolve_dtype
+from ferrule.runtime.kv_cache import KVCache, block_bytes
+from ferrule.runtime.memory import (
+    activation_bytes,
+    free_memory,
+    gib,
+    kv_budget,
+    longest_context,
+    num_kv_blocks,
+)
+from ferrule.runtime.runner import Model, ModelRunner
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a step and a sequence may have at most."""
+
+    max_batch_size: int
+    max_batch_tokens: int
+
+
+# On a CPU a step of 512 tokens already takes as long as its weights take to read, so larger ones
+# would only make other streams wait; a GPU needs some thousand to be busy.
+_CPU_LIMITS = Limits(max_batch_size=32, max_batch_tokens=512)
+_GPU_LIMITS = Limits(max_batch_size=256, max_batch_tokens=8192)
+
+
+def build_engine(
+    options: EngineOptions, report: Report = lambda _: None
+) -> tuple[Engine, EngineInfo]:
+    """Makes an engine that takes requests.
+
+    Args:
+        options: What to run and within which limits.
+        report: Told of each stage.
+
+    Raises:
+        FerruleError: The checkpoint, the plugins, the options or the memory do not allow it.
+    """
+    device = resolve_device(options.devices)
+    chosen = find_match(options, report)
+    dtype = resolve_dtype(options.dtype, chosen.checkpoint, device)
+    _check_max_length(options.max_length, chosen.config)
+    _check_weights_fit(chosen.checkpoint.tensors, dtype, device)
+    model: Model = _loaded(chosen, dtype, device, report)
+    return _assemble(options, chosen, model, dtype, device, report)
+
+
+def find_match(options: EngineOptions, report: Report = lambda _: None) -> Match:
+    """Opens the checkpoint and decides how to read it; headers only.
+
+    Args:
+        options: The model, and what overrules the match.
+        report: Told of each stage.
+    """
+    report(Progress(stage="finding plugins"))
+    plugins = Plugins.installed([Path(file) for file in options.plugins])
+    report(Progress(stage="reading headers", detail=options.model))
+    checkpoint = open_checkpoint(
+        options.model,
+        weight_path=options.weight_path,
+        quantization_encoding=options.quantization_encoding,
+        progress=lambda stage, fraction, detail: report(Progress(stage, fraction, detail)),
+    )
+    return match(
+        checkpoint,
+        plugins,
+        architecture=options.architecture,
+        weight_adapter=options.weight_adapter,
+    )
+
+
+def _check_max_length(max_length: int | None, config: ModelConfig) -> None:
+    if max_length is not None and max_length > config.context_length:
+        raise OptionError(
+            f"--max-length is {max_length}, and the model's positions reach "
+            f"{config.context_length} tokens.",
+            hint=f"Take --max-length {config.context_length} or less.",
+        )
+    if max_length is not None and max_length < 2:
+        raise OptionError(f"--max-length is {max_length}; expected at least 2 tokens.")
+
+
+def weight_bytes(tensors: Mapping[str, TensorInfo], dtype: torch.dtype) -> int:
+    """Bytes of all weights once they are loaded in ``dtype``."""
+    sizes = (torch.Size(info.shape).numel() for info in tensors.values())
+    return sum(sizes) * dtype.itemsize
+
+
+def _check_weights_fit(
+    tensors: Mapping[str, TensorInfo], dtype: torch.dtype, device: torch.device
+) -> None:
+    needed, free = weight_bytes(tensors, dtype), free_memory(device)
+    if needed > free:
+        raise OutOfMemoryError(
+            f"The weights need {gib(needed)} as {str(dtype).removeprefix('torch.')}, and "
+            f"{gib(free)} are free on {device}.",
+            hint="Free memory, or take a smaller or a 16-bit model.",
+        )
+
+
+def _loaded(
+    chosen: Match, dtype: torch.dtype, device: torch.device, report: Report
+) -> Any:  # a plugin's module; that it is a Model shows at its first call
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last > 0.1:
+            last = now
+            detail = f"{gib(done)} of {gib(total)}"
+            report(Progress(stage="loading weights", fraction=done / max(total, 1), detail=detail))
+
+    try:
+        return load(chosen, dtype=dtype, device=device, progress=progress)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"The memory of {device} ran out while weights were loaded.",
+            hint="Other programs may use it too: see nvidia-smi.",
+        ) from error
+
+
+def _assemble(
+    options: EngineOptions,
+    chosen: Match,
+    model: Model,
+    dtype: torch.dtype,
+    device: torch.device,
+    report: Report,
+) -> tuple[Engine, EngineInfo]:
+    config, specs = chosen.config, model.attention_specs()
+    default = _GPU_LIMITS if device.type == "cuda" else _CPU_LIMITS
+    max_batch_size = options.max_batch_size or default.max_batch_size
+    max_batch_tokens = options.max_batch_input_tokens or max(
+        default.max_batch_tokens, max_batch_size
+    )
+    reserve = activation_bytes(config, max_batch_tokens, max_batch_size, dtype)
+    budget = kv_budget(options.device_memory_utilization, device, reserve)
+    max_length, num_blocks = _size_cache(options, config, specs, dtype, max_batch_size, budget)
+    block_size = options.kv_cache_page_size
+    kv_bytes = num_blocks * block_bytes(specs, block_size=block_size, dtype=dtype)
+    report(Progress(stage="allocating KV cache", detail=gib(kv_bytes)))
+    cache = KVCache(specs, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device)
+    runner = ModelRunner(
+        model,
+        cache,
+        max_batch_size=max_batch_size,
+        max_length=max_length,
+        vocab_size=config.vocab_size,
+        num_known_tokens=options.num_known_tokens or config.vocab_size,
+        device=device,
+    )
+    scheduler = Scheduler(
+        BlockPool(num_blocks),
+        max_batch_size=max_batch_size,
+        max_batch_tokens=max_batch_tokens,
+        max_length=max_length,
+        block_size=block_size,
+        enable_prefix_caching=options.enable_prefix_caching,
+        vocab_size=config.vocab_size,
+    )
+    info = EngineInfo(
+        architecture=chosen.architecture.name,
+        weight_adapter=" + ".join(adapter.name for adapter in chosen.adapters),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        max_length=max_length,
+        vocab_size=config.vocab_size,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_batch_size=max_batch_size,
+        weight_bytes=weight_bytes(chosen.checkpoint.tensors, dtype),
+        kv_bytes=kv_bytes,
+        notes=[*chosen.notes, *_length_note(options, config, max_length)],
+    )
+    return Engine(scheduler, runner), info
+
+
+def _size_cache(
+    options: EngineOptions,
+    config: ModelConfig,
+    specs: Sequence[AttentionSpec],
+    dtype: torch.dtype,
+    max_batch_size: int,
+    budget: int,
+) -> tuple[int, int]:
+    """The context that is served and the blocks that are allocated.
+
+    A context that nobody asked for shrinks to what fits.
+    """
+    block_size = options.kv_cache_page_size
+    if options.num_kv_blocks is not None:
+        budget = options.num_kv_blocks * block_bytes(specs, block_size=block_size, dtype=dtype)
+    max_length = options.max_length or longest_context(
+        specs,
+        block_size=block_size,
+        dtype=dtype,
+        context_length=config.context_length,
+        budget=budget,
+    )
+    blocks = num_kv_blocks(
+        specs,
+        block_size=block_size,
+        dtype=dtype,
+        max_length=max_length,
+        max_batch_size=max_batch_size,
+        budget=budget,
+    )
+    return max_length, options.num_kv_blocks or blocks
+
+
+def _length_note(options: EngineOptions, config: ModelConfig, max_length: int) -> list[str]:
+    if options.max_length is None and max_length < config.context_length:
+        return [
+            f"the model's context of {config.context_length} tokens does not fit into the memory "
+            f"that is free: {max_length} are served"
+        ]
+    return []

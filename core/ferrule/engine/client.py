@@ -1,0 +1,264 @@
+"""The engine as the server sees it: a process to start, streams of outputs, and an end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import zmq
+import zmq.asyncio
+
+from ferrule import errors
+from ferrule.engine.child import Child
+from ferrule.engine.messages import (
+    Abort,
+    EngineInfo,
+    Failed,
+    Output,
+    Outputs,
+    Progress,
+    Ready,
+    Request,
+    Shutdown,
+    Stats,
+    ToEngine,
+    decode_from_engine,
+    encode,
+)
+from ferrule.errors import EngineDeadError, FerruleError, RequestError
+
+_QUIET_SECONDS = 0.2
+_FAILED_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStatus:
+    """Where the engine process is in its life.
+
+    Attributes:
+        state: A dead engine does not come back.
+        progress: What it said last about its start.
+        cause: Why it is dead.
+    """
+
+    state: Literal["starting", "ready", "dead"]
+    progress: Progress | None = None
+    cause: str = ""
+
+
+class EngineClient:
+    """Starts an engine process and speaks with it; lives in one asyncio loop.
+
+    Attributes:
+        status: Starting, ready or dead.
+        stats: The engine's figures as it last told them.
+    """
+
+    def __init__(self) -> None:
+        self.status = EngineStatus(state="starting")
+        self.stats = Stats()
+        self._info: EngineInfo | None = None
+        self._child: Child | None = None
+        self._started: asyncio.Future[EngineInfo] | None = None
+        self._on_progress: Callable[[Progress], None] | None = None
+        self._failed: Failed | None = None
+        self._is_stopping = False
+        self._num_received = 0
+        # None in a stream's queue: the engine is dead.
+        self._streams: dict[str, asyncio.Queue[Output | None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = contextlib.ExitStack()
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is served; known once the engine is ready."""
+        assert self._info is not None, "the engine is not ready"
+        return self._info
+
+    async def start(
+        self,
+        command: Sequence[str],
+        options: bytes,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> EngineInfo:
+        """Starts the process and waits until it is ready.
+
+        Args:
+            command: Program and arguments; the address to connect to is added to them.
+            options: First message to the process; what it says is between caller and process.
+            on_progress: Is told each stage of the start.
+
+        Returns:
+            What is served.
+
+        Raises:
+            FerruleError: What the process found wrong, as the class that it raised.
+            EngineDeadError: The process ended without a word.
+            OSError: There is no such program.
+        """
+        assert self._started is None, "an engine client starts once"
+        self._started = asyncio.get_running_loop().create_future()
+        self._on_progress = on_progress
+        try:
+            address = self._bind()
+            self._child = await Child.start([*command, address])
+            self._run(self._read())
+            self._run(self._watch(self._child))
+            await self._socket.send(options)
+            return await self._started
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """Yields a request's outputs up to the one with a finish reason.
+
+        Closing the iterator before that aborts the request. Only leaving its loop does not close
+        it: use ``contextlib.aclosing``.
+
+        Raises:
+            RequestError: A request of this id is in progress.
+            EngineDeadError: The engine process has ended.
+        """
+        if request.id in self._streams:
+            raise RequestError(f"a request with the id {request.id!r} is in progress already")
+        stream = self._streams[request.id] = asyncio.Queue[Output | None]()
+        is_finished = False
+        try:
+            await self._send(request)
+            while not is_finished:
+                output = await stream.get()
+                if output is None:
+                    raise self._dead_error()
+                is_finished = output.finish_reason is not None
+                yield output
+        finally:
+            del self._streams[request.id]
+            if not is_finished and self.status.state != "dead":
+                await self._send(Abort(ids=[request.id]))
+
+    async def abort(self, ids: Sequence[str]) -> None:
+        """Ends these requests; their iterators give a last output that says so.
+
+        Raises:
+            EngineDeadError: The engine process has ended.
+        """
+        await self._send(Abort(ids=list(ids)))
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Ends the process and every stream; may be called at any time and twice.
+
+        Args:
+            timeout: Seconds that a ready engine gets to end by itself before it is terminated,
+                and a little later killed.
+        """
+        self._is_stopping = True
+        if self._child is not None:
+            if self.status.state == "ready":
+                await self._send(Shutdown())
+            await self._child.end(timeout if self.status.state == "ready" else 0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._die("it was stopped")
+        self._closing.close()
+
+    def _bind(self) -> str:
+        """Opens the socket and returns its address."""
+        # The directory, and so the socket in it, is for this user alone to enter.
+        directory = Path(tempfile.mkdtemp(prefix="ferrule-"))
+        self._closing.callback(shutil.rmtree, directory)
+        context = zmq.asyncio.Context()
+        self._closing.callback(context.destroy, linger=0)
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.set(zmq.SNDHWM, 0)
+        self._socket.set(zmq.RCVHWM, 0)
+        address = f"ipc://{directory}/engine"
+        self._socket.bind(address)
+        return address
+
+    async def _send(self, message: ToEngine) -> None:
+        if self.status.state == "dead":
+            raise self._dead_error()
+        await self._socket.send(encode(message))
+
+    async def _read(self) -> None:
+        while True:
+            message = decode_from_engine(await self._socket.recv())
+            self._num_received += 1
+            match message:
+                case Outputs():
+                    self._deliver(message)
+                case Progress():
+                    self.status = EngineStatus(state="starting", progress=message)
+                    if self._on_progress is not None:
+                        self._on_progress(message)
+                case Ready(info=info):
+                    self._info = info
+                    self.status = EngineStatus(state="ready")
+                    if self._started is not None and not self._started.done():
+                        self._started.set_result(info)
+                case Failed():
+                    self._failed = message
+                    # It ends by itself now; if that hangs, nobody must wait for it.
+                    if self._child is not None:
+                        self._run(self._child.end(_FAILED_SECONDS))
+
+    def _deliver(self, message: Outputs) -> None:
+        if message.stats is not None:
+            self.stats = message.stats
+        for output in message.outputs:
+            # A stream that was closed early is gone, and its last outputs are for nobody.
+            if output.id in self._streams:
+                self._streams[output.id].put_nowait(output)
+
+    async def _watch(self, child: Child) -> None:
+        """Waits for the process's end and tells everybody who depends on it."""
+        ending = await child.wait()
+        # What it said last may still be on its way.
+        num_received = -1
+        while self._failed is None and self._num_received > num_received:
+            num_received = self._num_received
+            await asyncio.sleep(_QUIET_SECONDS)
+        reported = f"\n{self._failed.message}" if self._failed is not None else ""
+        last_lines = f"\nlast lines of its log:\n{child.last_lines}" if child.last_lines else ""
+        self._die(f"it ended with {ending}{reported}{last_lines}")
+
+    def _die(self, cause: str) -> None:
+        if self.status.state == "dead":
+            return
+        self.status = EngineStatus(state="dead", progress=self.status.progress, cause=cause)
+        for stream in self._streams.values():
+            stream.put_nowait(None)
+        if self._started is None or self._started.done():
+            return
+        if self._is_stopping:
+            self._started.cancel()
+        else:
+            self._started.set_exception(self._start_error())
+
+    def _dead_error(self) -> EngineDeadError:
+        return EngineDeadError(f"the engine process is gone: {self.status.cause}")
+
+    def _start_error(self) -> FerruleError:
+        """What the process reported, as the class that it raised there."""
+        if self._failed is None or self._failed.error_type == EngineDeadError.__name__:
+            return self._dead_error()
+        error_type: type[FerruleError] = getattr(errors, self._failed.error_type)
+        return error_type(self._failed.message, hint=self._failed.hint)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._notice_failure)
+
+    def _notice_failure(self, task: asyncio.Task[None]) -> None:
+        """A mistake in reading or watching must not leave streams waiting for ever."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._die(f"its client failed: {error!r}")

@@ -1,0 +1,46 @@
+"""How to run an engine: what a command line or a script may set."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Options of an engine; the names are those of ``ferrule serve``'s flags.
+
+    Attributes:
+        model: A directory, a GGUF file, or ``org/name[@revision]``.
+        weight_path: Other weights under the model's config and tokenizer.
+        quantization_encoding: The format that the weights are expected to be in.
+        dtype: Of activations: auto, bfloat16, float16 or float32.
+        devices: auto, cpu, gpu or gpu:N.
+        max_length: Most tokens of a sequence; None: the model's context, or what fits.
+        max_batch_size: Most sequences that run together; None: by device.
+        max_batch_input_tokens: Most tokens of a step; None: by device.
+        kv_cache_page_size: Tokens of a KV block.
+        num_kv_blocks: KV blocks; None: as many as are of use and fit.
+        device_memory_utilization: Share of the device's memory that may be used; None: 0.9 of a
+            GPU, and half of what is free on the host.
+        enable_prefix_caching: Whether prompts share the blocks of equal beginnings.
+        architecture: Overrules the match.
+        weight_adapter: Overrules the match.
+        plugins: Python files to treat like installed plugins.
+        num_known_tokens: Ids that the tokenizer knows; None: all rows of the embedding.
+    """
+
+    model: str
+    weight_path: str | None = None
+    quantization_encoding: str | None = None
+    dtype: str = "auto"
+    devices: str = "auto"
+    max_length: int | None = None
+    max_batch_size: int | None = None
+    max_batch_input_tokens: int | None = None
+    kv_cache_page_size: int = 64
+    num_kv_blocks: int | None = None
+    device_memory_utilization: float | None = None
+    enable_prefix_caching: bool = True
+    architecture: str | None = None
+    weight_adapter: str | None = None
+    plugins: tuple[str, ...] = ()
+    num_known_tokens: int | None = None

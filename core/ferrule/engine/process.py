@@ -1,0 +1,147 @@
+"""The engine process: builds an engine, then runs its steps and answers its client."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import zmq
+
+from ferrule import errors
+from ferrule.engine.engine import Engine
+from ferrule.engine.messages import (
+    Abort,
+    EngineInfo,
+    Failed,
+    FromEngine,
+    Outputs,
+    Progress,
+    Ready,
+    Request,
+    Shutdown,
+    decode_to_engine,
+    encode,
+)
+from ferrule.errors import EngineDeadError, FerruleError
+
+Build = Callable[[bytes, Callable[[Progress], None]], tuple[Engine, EngineInfo]]
+Socket = zmq.Socket[bytes]
+
+_STATS_SECONDS = 0.5
+_PARENT_CHECK_SECONDS = 0.5
+_OPTIONS_SECONDS = 60
+_FLUSH_MILLISECONDS = 2000
+
+
+def serve_engine(address: str, build: Build) -> int:
+    """What an engine process does from its first line to its end.
+
+    It takes the options from the client, builds the engine, says that it is ready and serves
+    until it is told to end, gets SIGTERM, or the process that started it is gone.
+
+    Args:
+        address: Where the client listens, such as ``ipc:///run/ferrule/engine``.
+        build: Makes the engine from the options, and says how far it is.
+
+    Returns:
+        The process's exit status: 0, or 1 if the engine could not be built.
+
+    Raises:
+        Exception: Whatever a step raised; the client has been told.
+    """
+    _obey_the_server_alone()
+    context: zmq.Context[Socket] = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    # A step never waits for a slow reader: what was said is kept until it is read.
+    socket.set(zmq.SNDHWM, 0)
+    socket.set(zmq.RCVHWM, 0)
+    socket.set(zmq.LINGER, _FLUSH_MILLISECONDS)
+    socket.connect(address)
+    try:
+        return _build_and_run(socket, build)
+    finally:
+        context.destroy()
+
+
+def run_engine(engine: Engine, socket: Socket) -> None:
+    """Steps while there is work, sleeps while there is none, returns when told to end.
+
+    Each step's outputs leave in one message. The figures go with them every half second and
+    whenever the engine falls idle.
+
+    Args:
+        engine: What to run.
+        socket: Connected to the client.
+    """
+    stats_due = 0.0
+    while _receive(engine, socket):
+        outputs = engine.step()
+        now = time.monotonic()
+        stats = None
+        if now >= stats_due or not engine.has_work:
+            stats = engine.stats()
+            stats_due = now + _STATS_SECONDS
+        if outputs or stats is not None:
+            _send(socket, Outputs(outputs=outputs, stats=stats))
+
+
+def _receive(engine: Engine, socket: Socket) -> bool:
+    """Takes in what the client said, waiting for it if there is no work; false: it is over."""
+    while socket.poll(0 if engine.has_work else None):
+        match decode_to_engine(socket.recv()):
+            case Request() as request:
+                engine.add(request)
+            case Abort(ids=ids):
+                engine.abort(ids)
+            case Shutdown():
+                return False
+    return True
+
+
+def _send(socket: Socket, message: FromEngine) -> None:
+    socket.send(encode(message))
+
+
+def _build_and_run(socket: Socket, build: Build) -> int:
+    if not socket.poll(_OPTIONS_SECONDS * 1000):
+        sys.stderr.write("the engine process got no options from its client\n")
+        return 1
+    try:
+        engine, info = build(socket.recv(), lambda progress: _send(socket, progress))
+        # Model and libraries live until the end: the collector need not walk them again.
+        gc.collect()
+        gc.freeze()
+        _send(socket, Ready(info=info))
+        run_engine(engine, socket)
+    except FerruleError as error:
+        _send(socket, Failed(_known_name(error), error.message, error.hint))
+        return 1
+    except Exception as error:
+        _send(socket, Failed(EngineDeadError.__name__, f"{type(error).__name__}: {error}"))
+        raise
+    return 0
+
+
+def _known_name(error: FerruleError) -> str:
+    """The nearest class of ``ferrule.errors``; a plugin's own class is unknown to the client."""
+    return next(c.__name__ for c in type(error).__mro__ if c.__module__ == errors.__name__)
+
+
+def _obey_the_server_alone() -> None:
+    """Ctrl-C is for the server, which ends the engine when it has drained; and never outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    # A thread, because a build or a step may take long. A process whose parent is gone gets
+    # another one; there is nobody left to answer, so nothing is cleaned up.
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    os._exit(1)

@@ -1,0 +1,42 @@
+"""What the frontend asks of an engine, so that tests can put a small one in its place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from ferrule.engine.client import EngineStatus
+from ferrule.engine.messages import EngineInfo, Output, Request, Stats
+
+
+class EngineProtocol(Protocol):
+    """An engine that runs elsewhere; ``ferrule.engine.client.EngineClient`` is one.
+
+    Attributes:
+        status: Starting, ready or dead.
+        stats: Its figures as it last told them.
+    """
+
+    status: EngineStatus
+    stats: Stats
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is served; known once the engine is ready."""
+        ...
+
+    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """The outputs of one request, the last with a finish reason; closing it early aborts.
+
+        Raises:
+            EngineDeadError: The engine has ended, before or during the request.
+        """
+        ...
+
+    async def abort(self, ids: Sequence[str]) -> None:
+        """Ends these requests; each gets a last output that says so."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends the engine and whatever it still does."""
+        ...

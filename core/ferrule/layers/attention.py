@@ -1,0 +1,68 @@
+"""Grouped-query attention around a seam: the module never sees a page, a batch or a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ferrule.layers.linear import Linear
+from ferrule.layers.rope import Rotation, rotate
+from ferrule.model_config import ModelConfig
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``attend(q, k, v)``: ``[tokens, heads, head_dim]`` and twice ``[tokens, kv_heads, head_dim]``
+to ``[tokens, heads, head_dim]``. The runtime makes one for each layer and binds it to that
+layer's cache; a test passes plain causal attention."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionSpec:
+    """What the runtime must know of one attention layer.
+
+    Attributes:
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads.
+        head_dim: Channels of a head.
+        window: How many tokens back a token sees, itself included; None: all.
+        scale: Of the scores before softmax.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int | None
+    scale: float
+
+
+class Attention(nn.Module):
+    """Projects, rotates, attends, projects back.
+
+    Args:
+        config: Sizes and biases.
+        window: Of this layer.
+    """
+
+    def __init__(self, config: ModelConfig, *, window: int | None = None) -> None:
+        super().__init__()
+        heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.spec = AttentionSpec(
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=dim,
+            window=window,
+            scale=dim**-0.5,
+        )
+        parts = {"q_proj": heads * dim, "k_proj": kv_heads * dim, "v_proj": kv_heads * dim}
+        self.qkv_proj = Linear(config.hidden_size, parts, bias=config.qkv_bias)
+        self.o_proj = Linear(heads * dim, config.hidden_size, bias=config.o_bias)
+
+    def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        """``[tokens, hidden_size] -> [tokens, hidden_size]``."""
+        heads, kv_heads = self.spec.num_heads, self.spec.num_kv_heads
+        qkv = self.qkv_proj(hidden).unflatten(-1, (heads + 2 * kv_heads, self.spec.head_dim))
+        # q and k are rotated in one go: half as many operations.
+        qk = rotate(qkv[:, : heads + kv_heads], rotation)
+        out = attend(qk[:, :heads], qk[:, heads:], qkv[:, heads + kv_heads :])
+        return self.o_proj(out.flatten(-2))

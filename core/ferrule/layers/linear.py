@@ -1,0 +1,118 @@
+"""A linear layer that multiplies by whatever format its weights are in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ferrule.quantization.format import Format, Storage
+
+
+class Linear(nn.Module):
+    """``y = x W^T + b``, with several stored matrices stacked into one product if wished.
+
+    ``Linear(64, 64)`` at path ``a.o_proj`` takes ``a.o_proj.weight``.
+    ``Linear(64, {"q_proj": 64, "k_proj": 16})`` at path ``a.qkv_proj`` takes ``a.q_proj.weight``
+    and ``a.k_proj.weight`` and gives their outputs side by side. Neighbouring parts in formats of
+    one layout share a storage and a product; others (Q4_K_M keeps v in Q6_K) run beside them.
+
+    Args:
+        in_features: Columns.
+        out_features: Rows, or rows by part name, in the order of the output.
+        bias: Whether each part adds a bias.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int | Mapping[str, int], *, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.is_fused = not isinstance(out_features, int)
+        self.parts = {"": out_features} if isinstance(out_features, int) else dict(out_features)
+        self.out_features = sum(self.parts.values())
+        self.has_bias = bias
+        self.bias: Tensor | None = None
+        self.storages: list[Storage] = []
+        self._homes: dict[str, tuple[Storage, int]] = {}
+        self._bias_rows: dict[str, int] = {}
+        self._names: list[tuple[str, int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., in_features] -> [..., out_features]``."""
+        if len(self.storages) == 1:
+            return self.storages[0].multiply(x, self.bias)
+        y = torch.cat([storage.multiply(x) for storage in self.storages], dim=-1)
+        return y if self.bias is None else y + self.bias
+
+    def weight_shapes(self, path: str) -> dict[str, tuple[int, ...]]:
+        """Every part's weight, and its bias if there is one."""
+        beside = path.rpartition(".")[0]
+        self._names = [
+            (".".join(filter(None, (beside, part))) if self.is_fused else path, rows)
+            for part, rows in self.parts.items()
+        ]
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, rows in self._names:
+            shapes[f"{name}.weight"] = (rows, self.in_features)
+            if self.has_bias:
+                shapes[f"{name}.bias"] = (rows,)
+        return shapes
+
+    def allocate(
+        self, formats: Mapping[str, Format], *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """One storage for each run of parts in formats of one layout."""
+        runs: list[list[tuple[str, int]]] = []
+        layout = None
+        for name, rows in self._names:
+            format = formats[f"{name}.weight"]
+            if format.layout != layout:
+                runs.append([])
+            runs[-1].append((name, rows))
+            layout = format.layout
+        for run in runs:
+            self._allocate_run(run, formats[f"{run[0][0]}.weight"], dtype, device)
+        if self.has_bias:
+            self.bias = torch.empty(self.out_features, dtype=dtype, device=device)
+            start = 0
+            for name, rows in self._names:
+                self._bias_rows[f"{name}.bias"] = start
+                start += rows
+
+    def _allocate_run(
+        self,
+        run: list[tuple[str, int]],
+        format: Format,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        num_rows = sum(rows for _, rows in run)
+        storage = format.allocate(num_rows, self.in_features, dtype=dtype, device=device)
+        self.storages.append(storage)
+        start = 0
+        for name, rows in run:
+            self._homes[f"{name}.weight"] = (storage, start)
+            start += rows
+
+    def write(self, name: str, data: Tensor, format: Format) -> None:
+        """Stores one part's weight or bias."""
+        if name in self._homes:
+            storage, start = self._homes[name]
+            storage.write(start, data, format)
+            return
+        assert self.bias is not None
+        start = self._bias_rows[name]
+        values = format.dequantize(data).reshape(-1)
+        self.bias[start : start + values.shape[0]].copy_(values)
+
+    def finish(self) -> None:
+        """Lets every storage repack."""
+        for storage in self.storages:
+            storage.finish()
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        parts = ", ".join(f"{name or 'out'}={rows}" for name, rows in self.parts.items())
+        return f"in={self.in_features}, {parts}, bias={self.has_bias}"

@@ -1,0 +1,29 @@
+"""The gated feed-forward network (SwiGLU, arXiv 2002.05202)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ferrule.layers.linear import Linear
+
+
+class MLP(nn.Module):
+    """``down(silu(gate(x)) * up(x))``.
+
+    Args:
+        hidden_size: Width outside.
+        intermediate_size: Width inside.
+        bias: Whether the three projections add a bias.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, *, bias: bool = False) -> None:
+        super().__init__()
+        parts = {"gate_proj": intermediate_size, "up_proj": intermediate_size}
+        self.gate_up_proj = Linear(hidden_size, parts, bias=bias)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[..., hidden_size] -> [..., hidden_size]``."""
+        gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)

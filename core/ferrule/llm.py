@@ -1,0 +1,205 @@
+"""A model in this process, for scripts: the same engine that the server runs in its own."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ferrule.build import Report, build_engine
+from ferrule.checkpoint.open import open_checkpoint
+from ferrule.engine.options import EngineOptions
+from ferrule.frontend.answer import Answer
+from ferrule.frontend.chat import render_chat
+from ferrule.frontend.completion import Completion, Delta
+from ferrule.frontend.model import served_model
+from ferrule.frontend.prepare import limits_of, make_requests, tokenize
+from ferrule.plan import SamplingParams, TokenLogprobs
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """What became of one prompt.
+
+    Attributes:
+        prompt_tokens: Its ids.
+        answers: ``n`` of them.
+        prompt_logprobs: One for each token of the prompt, None for its first, if asked for.
+        num_cached_tokens: How many of the prompt's tokens were found in the prefix cache.
+    """
+
+    prompt_tokens: list[int]
+    answers: list[Answer]
+    prompt_logprobs: list[TokenLogprobs | None] | None
+    num_cached_tokens: int
+
+    @property
+    def text(self) -> str:
+        """The first answer's text."""
+        return self.answers[0].text
+
+    @property
+    def tokens(self) -> list[int]:
+        """The first answer's tokens, a stop token included."""
+        return self.answers[0].tokens
+
+
+class LLM:
+    """A checkpoint that generates.
+
+    >>> llm = LLM("./my-finetune")  # doctest: +SKIP
+    >>> llm.generate(["Once upon a time"], SamplingParams(max_tokens=16))[0].text  # doctest: +SKIP
+
+    Args:
+        model: A directory, a GGUF file, or ``org/name[@revision]`` on the Hub.
+        chat_template: A file that overrules the checkpoint's own template.
+        report: Told of each stage of the start.
+        options: Fields of EngineOptions: ``dtype``, ``devices``, ``max_length`` ...
+
+    Raises:
+        FerruleError: The model cannot be run; the message says why and what to do.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        chat_template: Path | None = None,
+        report: Report = lambda _: None,
+        **options: Any,
+    ) -> None:
+        asked = EngineOptions(model=str(model), **options)
+        checkpoint = open_checkpoint(asked.model, weight_path=asked.weight_path)
+        self.model = served_model(
+            checkpoint,
+            names=[asked.model],
+            created=int(time.time()),
+            chat_template=chat_template,
+        )
+        if self.model.tokenizer is not None:
+            known = self.model.tokenizer.vocab_size
+            asked = msgspec.structs.replace(asked, num_known_tokens=known)
+        self.engine, self.info = build_engine(asked, report)
+        self._ids = itertools.count()
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams | None = None,
+        *,
+        n: int = 1,
+    ) -> list[Generation]:
+        """Runs all prompts together.
+
+        Args:
+            prompts: Texts or lists of token ids.
+            sampling: For all of them; None: the checkpoint's own defaults.
+            n: Answers for each prompt.
+
+        Raises:
+            RequestError: A prompt or a parameter is wrong; nothing has run then.
+        """
+        tokens = [tokenize(self.model, prompt) for prompt in prompts]
+        return self._run(tokens, sampling, n)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        **template_kwargs: Any,
+    ) -> Generation:
+        """Answers a conversation through the chat template.
+
+        Args:
+            messages: ``[{"role": "user", "content": "..."}, ...]``.
+            sampling: None: the checkpoint's own defaults.
+            n: Answers.
+            template_kwargs: More variables for the template.
+        """
+        tokens = render_chat(self.model, messages, template_kwargs=template_kwargs)
+        return self._run([tokens], sampling, n)[0]
+
+    def stream(
+        self, prompt: Prompt | Sequence[Mapping[str, Any]], sampling: SamplingParams | None = None
+    ) -> Iterator[Delta]:
+        """One answer, piece by piece.
+
+        Args:
+            prompt: A text, token ids, or the messages of a conversation.
+            sampling: None: the checkpoint's own defaults.
+        """
+        tokens = (
+            render_chat(self.model, prompt)  # pyright: ignore[reportArgumentType]
+            if _is_chat(prompt)
+            else tokenize(self.model, prompt)  # pyright: ignore[reportArgumentType]
+        )
+        (completion,) = self._completions(tokens, sampling, 1)
+        for _, delta in self._steps([completion]):
+            yield delta
+
+    def _run(
+        self, prompts: list[list[int]], sampling: SamplingParams | None, n: int
+    ) -> list[Generation]:
+        groups = [self._completions(tokens, sampling, n) for tokens in prompts]
+        completions = [completion for group in groups for completion in group]
+        answers = [Answer() for _ in completions]
+        for index, delta in self._steps(completions):
+            answers[index].add(delta)
+        remaining = iter(answers)
+        return [
+            Generation(
+                prompt_tokens=tokens,
+                answers=list(itertools.islice(remaining, n)),
+                prompt_logprobs=group[0].prompt_logprobs,
+                num_cached_tokens=group[0].num_cached_tokens,
+            )
+            for tokens, group in zip(prompts, groups, strict=True)
+        ]
+
+    def _completions(
+        self, tokens: list[int], sampling: SamplingParams | None, n: int
+    ) -> list[Completion]:
+        requests = make_requests(
+            self.model,
+            limits_of(self.info),
+            tokens,
+            sampling or self.model.sampling,
+            request_id=f"llm-{next(self._ids)}",
+            n=n,
+            default_max_tokens=self.model.max_tokens,
+        )
+        return [Completion(request, self.model.tokenizer) for request in requests]
+
+    def _steps(self, completions: list[Completion]) -> Iterator[tuple[int, Delta]]:
+        """Steps the engine until all have ended; whatever still runs when left is aborted."""
+        by_id = {completion.request.id: i for i, completion in enumerate(completions)}
+        running = set(by_id)
+        for completion in completions:
+            self.engine.add(completion.request)
+        try:
+            while running:
+                for output in self.engine.step():
+                    if output.id not in running:
+                        continue
+                    completion = completions[by_id[output.id]]
+                    delta = completion.push(output)
+                    if completion.finish_reason is not None:
+                        running.discard(output.id)
+                    if completion.needs_abort:
+                        self.engine.abort([output.id])
+                    yield by_id[output.id], delta
+        finally:
+            self.engine.abort(list(running))
+
+
+def _is_chat(prompt: Prompt | Sequence[Mapping[str, Any]]) -> bool:
+    return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)

@@ -1,0 +1,137 @@
+"""What engine and runtime say to each other; no torch, so that either side stands alone.
+
+A sequence lives in a *slot* of the runner from its admission to its release. The runner keeps a
+slot's tokens, block table and sampling state, so a step of steady decode names slots and nothing
+else: that is what lets the state stay on a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one sequence's tokens are chosen and when it ends.
+
+    Attributes:
+        max_tokens: Most tokens to generate; None: as many as the context holds.
+        min_tokens: Before this many no stop token or stop string can end the sequence.
+        temperature: 0 is greedy.
+        top_p: Smallest set of likeliest tokens whose probability reaches this; 1 is off.
+        top_k: Only the k likeliest tokens; 0 is off.
+        min_p: Only tokens at least this share as likely as the likeliest; 0 is off.
+        repetition_penalty: Divides (multiplies, if negative) logits of tokens seen in prompt or
+            output; 1 is off.
+        presence_penalty: Subtracted once from logits of tokens in the output.
+        frequency_penalty: Subtracted from a logit for each time its token is in the output.
+        logit_bias: Added to the logits of these token ids.
+        seed: The draw at a position depends on this and the position alone; None: a random one.
+        stop: Texts that end the sequence; they are not part of the answer.
+        stop_token_ids: Tokens that end the sequence, beside the model's own eos tokens.
+        ignore_eos: The model's own eos tokens do not end the sequence.
+        logprobs: How many alternatives to report beside each chosen token; None reports nothing.
+        prompt_logprobs: The same for the prompt's tokens (echo).
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """Natural-log probabilities at one position, before temperature and filters.
+
+    Attributes:
+        logprob: Of the token that stands there.
+        rank: How many tokens are at least as likely (1 is the likeliest).
+        top_ids: The likeliest token ids, best first.
+        top_logprobs: Their log probabilities.
+    """
+
+    logprob: float
+    rank: int
+    top_ids: tuple[int, ...]
+    top_logprobs: tuple[float, ...]
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """A sequence takes a slot of the runner.
+
+    Attributes:
+        slot: Which one; free until now.
+        tokens: All its tokens so far. After a preemption the generated ones are among them.
+        num_prompt: How many of them are the prompt (penalties tell prompt and output apart).
+        sampling: How to choose its tokens; ``seed`` is set.
+        stop_ids: Tokens that must not be chosen before ``min_tokens``.
+    """
+
+    slot: int
+    tokens: Sequence[int]
+    num_prompt: int
+    sampling: SamplingParams
+    stop_ids: Sequence[int] = ()
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of one sequence that runs in a step.
+
+    Attributes:
+        slot: The sequence's slot.
+        start: How many of its tokens are in the KV cache already.
+        num_tokens: How many run now; 1 in steady decode.
+        new_blocks: Block ids that its block table grows by before the step.
+        samples: Whether the last token's logits give a new token (false inside a long prompt).
+    """
+
+    slot: int
+    start: int
+    num_tokens: int
+    new_blocks: Sequence[int] = ()
+    samples: bool = True
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One step: releases first, then admissions, then the chunks run together."""
+
+    released: Sequence[int] = ()
+    admitted: Sequence[Admission] = ()
+    chunks: Sequence[Chunk] = ()
+
+
+class StepResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step gave.
+
+    Attributes:
+        tokens: One new token for each chunk with ``samples``, in the plan's order.
+        logprobs: By index into ``tokens``, where the sequence asked for them.
+        prompt_logprobs: By index into the plan's chunks: one entry for each position of the
+            chunk, describing the *next* token of the prompt (the prompt's first has none).
+    """
+
+    tokens: Sequence[int]
+    logprobs: dict[int, TokenLogprobs] = {}
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+
+
+class Runner(Protocol):
+    """Computes plans; the engine knows no more of it than this."""
+
+    def run(self, plan: Plan) -> StepResult:
+        """Computes one step and returns its tokens."""
+        ...

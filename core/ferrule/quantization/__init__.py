@@ -1,0 +1,1 @@
+"""The weight formats: how bytes lie, how they are allocated, written, dequantised, multiplied."""

@@ -1,0 +1,83 @@
+"""What a weight format must offer, and the formats there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Storage(Protocol):
+    """A matrix of weights on a device, in whatever layout its format multiplies fastest."""
+
+    num_rows: int
+    num_cols: int
+
+    def write(self, start: int, data: Tensor, format: Format) -> None:
+        """Stores whole rows as the file has them.
+
+        Args:
+            start: First row to write.
+            data: ``[rows, format.row_bytes(num_cols)]`` uint8, on the CPU.
+            format: What the bytes are.
+        """
+        ...
+
+    def finish(self, *, gathers: bool = False, multiplies: bool = True) -> None:
+        """Called once after the last write; may repack for what will be asked of it."""
+        ...
+
+    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x @ W.T + bias``: ``[..., num_cols] -> [..., num_rows]``."""
+        ...
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows by index, dequantised: ``[...] -> [..., num_cols]``."""
+        ...
+
+    def dense(self) -> Tensor:
+        """The whole matrix dequantised: ``[num_rows, num_cols]``."""
+        ...
+
+
+class Format(Protocol):
+    """How weights lie in a file: each row is a whole number of blocks."""
+
+    @property
+    def name(self) -> str:
+        """As checkpoints have it: ``BF16``, ``Q4_K`` ..."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """Rows in formats of equal layout may share one storage."""
+        ...
+
+    @property
+    def block_size(self) -> int:
+        """Weights in a block."""
+        ...
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block."""
+        ...
+
+    def row_bytes(self, num_cols: int) -> int:
+        """Bytes of one stored row."""
+        ...
+
+    def dequantize(self, data: Tensor) -> Tensor:
+        """``[..., bytes]`` uint8 to ``[..., weights]`` in the format's exact float type."""
+        ...
+
+    def allocate(
+        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
+    ) -> Storage:
+        """Room for a matrix; ``dtype`` is that of the activations it will meet."""
+        ...
+
+
+FormatTable = Mapping[str, Format]

@@ -1,0 +1,89 @@
+"""Attention over the paged cache, in plain torch: every device, and the reference for kernels."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ferrule.layers.attention import Attend, AttentionSpec
+from ferrule.runtime.batch import Batch, DecodeRows, PrefillRows
+from ferrule.runtime.kv_cache import KVCache, LayerCache
+
+
+class PagedAttention:
+    """Makes one ``attend`` for each layer, bound to that layer's cache.
+
+    Args:
+        specs: The attention layers.
+        cache: Their keys and values.
+    """
+
+    def __init__(self, specs: list[AttentionSpec], cache: KVCache) -> None:
+        self.specs = specs
+        self.cache = cache
+        self.windows = frozenset(spec.window for spec in specs)
+
+    def attends(self, batch: Batch) -> list[Attend]:
+        """One callable a layer, for this step."""
+        return [
+            partial(_attend, spec, layer, batch)
+            for spec, layer in zip(self.specs, self.cache.layers, strict=True)
+        ]
+
+
+def _attend(
+    spec: AttentionSpec, cache: LayerCache, batch: Batch, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
+    """Writes the step's keys and values, then attends row group by row group."""
+    cache.keys.view(-1, *k.shape[1:]).index_copy_(0, batch.cache_rows, k)
+    cache.values.view(-1, *v.shape[1:]).index_copy_(0, batch.cache_rows, v)
+    if batch.decode is not None and not batch.prefills:
+        return _decode(spec, cache, batch.decode, q)
+    out = torch.empty_like(q)
+    if batch.decode is not None:
+        num_rows = batch.decode.lengths.shape[0]
+        out[:num_rows] = _decode(spec, cache, batch.decode, q[:num_rows])
+    for rows in batch.prefills:
+        part = rows.rows
+        out[part] = _prefill(spec, cache, rows, q[part], k[part], v[part])
+    return out
+
+
+def _decode(spec: AttentionSpec, cache: LayerCache, rows: DecodeRows, q: Tensor) -> Tensor:
+    """One query a sequence: ``[rows, heads, head_dim] -> [rows, heads, head_dim]``.
+
+    The query heads that share a key head become the rows of one small attention, so keys need
+    no copies for grouping.
+    """
+    num_rows, heads, dim = q.shape
+    # [rows, blocks, block_size, kv_heads, dim] -> [rows, kv_heads, length, dim]
+    keys = cache.keys[rows.tables].flatten(1, 2).transpose(1, 2)
+    values = cache.values[rows.tables].flatten(1, 2).transpose(1, 2)
+    grouped = q.view(num_rows, spec.num_kv_heads, heads // spec.num_kv_heads, dim)
+    mask = rows.masks[spec.window]
+    out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=spec.scale)
+    return out.reshape(num_rows, heads, dim)
+
+
+def _prefill(
+    spec: AttentionSpec, cache: LayerCache, rows: PrefillRows, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
+    """A chunk of one sequence: ``[tokens, heads, head_dim] -> [tokens, heads, head_dim]``."""
+    mask = rows.masks.get(spec.window)
+    if rows.start > 0:
+        end = rows.start + q.shape[0]
+        k = cache.keys[rows.blocks].flatten(0, 1)[:end]
+        v = cache.values[rows.blocks].flatten(0, 1)[:end]
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        k.transpose(0, 1)[None],
+        v.transpose(0, 1)[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=spec.scale,
+        enable_gqa=spec.num_heads != spec.num_kv_heads,
+    )
+    return out[0].transpose(0, 1)

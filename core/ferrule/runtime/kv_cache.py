@@ -1,0 +1,74 @@
+"""The tensors that block ids point into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ferrule.layers.attention import AttentionSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerCache:
+    """Keys and values of one layer.
+
+    Attributes:
+        keys: ``[blocks, block_size, kv_heads, head_dim]``.
+        values: The same.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+class KVCache:
+    """Paged keys and values of all layers.
+
+    Args:
+        specs: The attention layers.
+        num_blocks: Blocks in each layer.
+        block_size: Tokens in a block.
+        dtype: Of keys and values.
+        device: Where they live.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[AttentionSpec],
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+
+        def allocate(spec: AttentionSpec) -> Tensor:
+            shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
+            return _zeros(shape, dtype, device)
+
+        self.layers = [LayerCache(keys=allocate(s), values=allocate(s)) for s in specs]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, not garbage: a padded place has weight 0 in attention, and 0 times NaN is NaN.
+
+    On the host they come from calloc, which hands out pages when they are first written, so a
+    cache sized for the worst case costs only what is used.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
+
+
+def block_bytes(specs: Sequence[AttentionSpec], *, block_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one block over all layers."""
+    channels = sum(2 * spec.num_kv_heads * spec.head_dim for spec in specs)
+    return channels * block_size * dtype.itemsize

@@ -1,0 +1,147 @@
+"""Computes plans: the only code that touches the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ferrule.layers.attention import Attend, AttentionSpec
+from ferrule.plan import Chunk, Plan, SamplingParams, StepResult, TokenLogprobs
+from ferrule.runtime.attention import PagedAttention
+from ferrule.runtime.batch import Batch, make_batch
+from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
+from ferrule.runtime.sampler import describe, sample
+from ferrule.runtime.sampling_state import SamplingState
+from ferrule.runtime.slots import Slots
+
+
+class Model(Protocol):
+    """What an architecture must build for the runner."""
+
+    def attention_specs(self) -> list[AttentionSpec]:
+        """One for each ``attend``."""
+        ...
+
+    def __call__(self, tokens: Tensor, positions: Tensor, attends: Sequence[Attend]) -> Tensor:
+        """``[tokens] -> [tokens, hidden_size]``."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[rows, hidden_size] -> [rows, vocab_size]``."""
+        ...
+
+
+class ModelRunner:
+    """A model, its cache and its slots.
+
+    Args:
+        model: Loaded, on ``device``.
+        cache: Keys and values.
+        max_batch_size: Slots.
+        max_length: Most tokens in a sequence.
+        vocab_size: Columns of the logits.
+        num_known_tokens: Ids that the tokenizer knows; padded rows above it are never chosen.
+        device: Where everything lives.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        *,
+        max_batch_size: int,
+        max_length: int,
+        vocab_size: int,
+        num_known_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.num_known_tokens = num_known_tokens
+        self.attention = PagedAttention(model.attention_specs(), cache)
+        self.slots = Slots(max_batch_size, max_length=max_length, block_size=cache.block_size)
+        self.sampling = SamplingState(max_batch_size, vocab_size=vocab_size, device=device)
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> StepResult:
+        """Computes one step."""
+        for admission in plan.admitted:
+            self.slots.admit(admission)
+            self.sampling.admit(admission)
+        for chunk in plan.chunks:
+            self.slots.grow(chunk)
+        if not plan.chunks:
+            return StepResult(tokens=())
+        batch = make_batch(
+            plan.chunks, self.slots, windows=self.attention.windows, device=self.device
+        )
+        hidden = self.model(batch.tokens, batch.positions, self.attention.attends(batch))
+        return self._choose(plan.chunks, batch, hidden)
+
+    def _choose(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor) -> StepResult:
+        """Samples where the plan says so, and describes what sequences want described."""
+        sampled = [i for i, chunk in enumerate(chunks) if chunk.samples]
+        prompts = self._prompt_logprobs(chunks, batch, hidden)
+        if not sampled:
+            return StepResult(tokens=(), prompt_logprobs=prompts)
+        rows = torch.tensor([batch.order[i].stop - 1 for i in sampled], device=self.device)
+        logits = self.model.logits(hidden[rows]).float()
+        slots = [chunks[i].slot for i in sampled]
+        positions = [int(self.slots.num_tokens[slot]) for slot in slots]
+        wanted = [self._wanted(slot) for slot in slots]
+        raw = logits.clone() if any(num is not None for num in wanted) else logits
+        logits[:, self.num_known_tokens :] = -torch.inf
+        chosen = sample(logits, slots, positions, self.sampling)
+        tokens = chosen.tolist()
+        for slot, token in zip(slots, tokens, strict=True):
+            self.slots.append(slot, token)
+        self.sampling.record(slots, tokens)
+        return StepResult(
+            tokens=tokens,
+            logprobs=_describe_some(raw, chosen, wanted),
+            prompt_logprobs=prompts,
+        )
+
+    def _wanted(self, slot: int) -> int | None:
+        params = self.sampling.params[slot]
+        return None if params is None else params.logprobs
+
+    def _prompt_logprobs(
+        self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor
+    ) -> dict[int, list[TokenLogprobs]]:
+        """For each chunk of a prompt that is to be described: its next tokens."""
+        found: dict[int, list[TokenLogprobs]] = {}
+        for i, chunk in enumerate(chunks):
+            params = self.sampling.params[chunk.slot]
+            end = min(chunk.start + chunk.num_tokens, self.sampling.num_prompt[chunk.slot] - 1)
+            if params is None or params.prompt_logprobs is None or end <= chunk.start:
+                continue
+            found[i] = self._describe_prompt(chunk, end, hidden[batch.order[i]], params)
+        return found
+
+    def _describe_prompt(
+        self, chunk: Chunk, end: int, hidden: Tensor, params: SamplingParams
+    ) -> list[TokenLogprobs]:
+        """A chunk's next tokens, some rows at a time: logits of all would not fit."""
+        described: list[TokenLogprobs] = []
+        for first in range(chunk.start, end, PROMPT_LOGITS_ROWS):
+            last = min(first + PROMPT_LOGITS_ROWS, end)
+            logits = self.model.logits(hidden[first - chunk.start : last - chunk.start])
+            following = self.slots.tokens[chunk.slot, first + 1 : last + 1]
+            tokens = torch.from_numpy(following).to(self.device)
+            described += describe(logits, tokens, [params.prompt_logprobs or 0] * len(following))
+        return described
+
+
+def _describe_some(
+    logits: Tensor, tokens: Tensor, wanted: Sequence[int | None]
+) -> dict[int, TokenLogprobs]:
+    rows = [row for row, num in enumerate(wanted) if num is not None]
+    if not rows:
+        return {}
+    described = describe(logits[rows], tokens[rows], [wanted[row] or 0 for row in rows])
+    return dict(zip(rows, described, strict=True))

@@ -1,0 +1,51 @@
+"""What the runner keeps of each running sequence: tokens and block table."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrule.plan import Admission, Chunk
+
+
+class Slots:
+    """Tokens and block tables by slot, on the host.
+
+    Args:
+        num_slots: Most sequences at a time.
+        max_length: Most tokens in a sequence.
+        block_size: Tokens in a block.
+    """
+
+    def __init__(self, num_slots: int, *, max_length: int, block_size: int) -> None:
+        self.block_size = block_size
+        max_blocks = -(-max_length // block_size)
+        self.tokens: NDArray[np.int64] = np.zeros((num_slots, max_length + 1), dtype=np.int64)
+        self.block_tables: NDArray[np.int64] = np.zeros((num_slots, max_blocks), dtype=np.int64)
+        self.num_tokens: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
+        self.num_blocks: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
+
+    def admit(self, admission: Admission) -> None:
+        """A sequence takes its slot; its block table begins empty."""
+        slot, count = admission.slot, len(admission.tokens)
+        self.tokens[slot, :count] = admission.tokens
+        self.num_tokens[slot] = count
+        self.num_blocks[slot] = 0
+
+    def grow(self, chunk: Chunk) -> None:
+        """Adds the chunk's new blocks to its sequence's table."""
+        if chunk.new_blocks:
+            first = self.num_blocks[chunk.slot]
+            last = first + len(chunk.new_blocks)
+            self.block_tables[chunk.slot, first:last] = chunk.new_blocks
+            self.num_blocks[chunk.slot] = last
+
+    def append(self, slot: int, token: int) -> None:
+        """Adds a sampled token."""
+        self.tokens[slot, self.num_tokens[slot]] = token
+        self.num_tokens[slot] += 1
+
+    def cache_rows(self, slot: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where positions of a sequence lie in a cache seen as rows of tokens."""
+        blocks = self.block_tables[slot, positions // self.block_size]
+        return blocks * self.block_size + positions % self.block_size

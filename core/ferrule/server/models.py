@@ -1,0 +1,35 @@
+"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
+
+from __future__ import annotations
+
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from ferrule.server.job import json_response
+from ferrule.server.schema import ModelCard, ModelList
+from ferrule.server.service import Service
+
+
+@get("/v1/models")
+async def list_models(service: NamedDependency[Service]) -> Response[bytes]:
+    """Every name that requests may use."""
+    return json_response(ModelList(data=[_card(service, name) for name in service.model.names]))
+
+
+@get("/v1/models/{model_id:path}")
+async def get_model(service: NamedDependency[Service], model_id: FromPath[str]) -> Response[bytes]:
+    """One of them; ids such as ``org/name`` hold a slash."""
+    name = model_id.removeprefix("/")
+    service.check_model(name)
+    return json_response(_card(service, name))
+
+
+def _card(service: Service, name: str) -> ModelCard:
+    is_ready = service.engine.status.state == "ready"
+    return ModelCard(
+        id=name,
+        created=service.model.created,
+        root=service.model.name,
+        max_model_len=service.engine.info.max_length if is_ready else None,
+    )

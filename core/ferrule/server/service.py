@@ -1,0 +1,106 @@
+"""What the routes share: one model, its engine, and the counting of what runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from ferrule.engine.limits import Limits
+from ferrule.errors import EngineDeadError, EngineStartingError, ModelNotFoundError
+from ferrule.frontend.answer import Answer
+from ferrule.frontend.completion import Completion
+from ferrule.frontend.engine_protocol import EngineProtocol
+from ferrule.frontend.model import ServedModel
+from ferrule.frontend.prepare import limits_of
+from ferrule.frontend.stream import Batch, stream
+from ferrule.server.errors import ServerStoppingError
+from ferrule.server.metrics import Metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """A served model.
+
+    Attributes:
+        model: Its text side.
+        engine: Where it runs.
+        metrics: What is counted.
+        version: Of ferrule.
+        running: Ids of the engine requests that are in progress.
+    """
+
+    model: ServedModel
+    engine: EngineProtocol
+    metrics: Metrics
+    version: str
+    running: set[str] = field(default_factory=set[str])
+
+    @property
+    def fingerprint(self) -> str:
+        """What answers carry as ``system_fingerprint``: equal seeds need equal fingerprints."""
+        return f"ferrule-{self.version}"
+
+    def limits(self) -> Limits:
+        """The engine's bounds.
+
+        Raises:
+            EngineStartingError: It is not ready yet.
+            EngineDeadError: It has ended.
+        """
+        status = self.engine.status
+        if status.state == "dead":
+            raise EngineDeadError(f"the engine has ended: {status.cause}")
+        if status.state == "starting":
+            stage = status.progress.stage if status.progress else "starting"
+            raise EngineStartingError(f"the model is not ready yet: {stage}")
+        return limits_of(self.engine.info)
+
+    def check_model(self, name: str) -> None:
+        """Refuses a name that is not served.
+
+        Raises:
+            ModelNotFoundError: With the names that are.
+        """
+        if name not in self.model.names:
+            raise ModelNotFoundError(
+                f"the model {name!r} is not served here; served: {', '.join(self.model.names)}",
+                param="model",
+                code="model_not_found",
+            )
+
+    async def run(self, completions: Sequence[Completion]) -> AsyncGenerator[Batch, None]:
+        """Runs completions and counts them; see ``ferrule.frontend.stream.stream``.
+
+        Raises:
+            ServerStoppingError: They were aborted by ``abort_all``.
+        """
+        watches = [self.metrics.stopwatch() for _ in completions]
+        ids = {completion.request.id for completion in completions}
+        self.running.update(ids)
+        try:
+            async with aclosing(stream(self.engine, completions)) as batches:
+                async for batch in batches:
+                    for index, delta in batch:
+                        watches[index].tokens(completions[index].num_tokens)
+                        if delta.finish_reason == "abort":
+                            raise ServerStoppingError("the server is shutting down")
+                    yield batch
+        finally:
+            self.running.difference_update(ids)
+            for watch, completion in zip(watches, completions, strict=True):
+                watch.finish(completion.finish_reason or "abort", len(completion.request.tokens))
+
+    async def answers(self, completions: Sequence[Completion]) -> list[Answer]:
+        """Runs completions to their end."""
+        answers = [Answer() for _ in completions]
+        async with aclosing(self.run(completions)) as batches:
+            async for batch in batches:
+                for index, delta in batch:
+                    answers[index].add(delta)
+        return answers
+
+    async def abort_all(self) -> None:
+        """Ends everything that runs, since the time for it is over."""
+        if self.running and self.engine.status.state == "ready":
+            await self.engine.abort(sorted(self.running))

@@ -1,0 +1,1 @@
+"""The plugins that ferrule comes with; they use the same door as everybody's."""

@@ -1,0 +1,1 @@
+"""Weight adapters: how checkpoints spell names and config keys, as data."""

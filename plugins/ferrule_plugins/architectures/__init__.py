@@ -1,0 +1,1 @@
+"""Model families: what a config means, and which modules compute it."""

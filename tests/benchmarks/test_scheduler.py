@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from ferrule.engine.block_pool import BlockPool
+from ferrule.engine.messages import Outputs, Request, encode
+from ferrule.engine.scheduler import Scheduler
+from ferrule.plan import Plan, SamplingParams, StepResult
+
+NUM_SEQUENCES = 256
+
+
+def decoding_scheduler(*, block_size: int = 16) -> Scheduler:
+    """256 sequences that have their prompts behind them, with blocks that fill at all times."""
+    scheduler = Scheduler(
+        BlockPool(60_000),
+        max_batch_size=NUM_SEQUENCES,
+        max_batch_tokens=8192,
+        max_length=100_000,
+        block_size=block_size,
+    )
+    for n in range(NUM_SEQUENCES):
+        sampling = SamplingParams(max_tokens=99_000, seed=1)
+        tokens = [n, *range(127 + n % block_size)]
+        scheduler.add(
+            Request(id=f"chatcmpl-{n:032x}", tokens=tokens, sampling=sampling, stop_ids=(7,))
+        )
+    while True:
+        plan = scheduler.schedule()
+        scheduler.advance(plan, result_of(plan))
+        if len(plan.chunks) == NUM_SEQUENCES and all(c.num_tokens == 1 for c in plan.chunks):
+            return scheduler
+
+
+def result_of(plan: Plan) -> StepResult:
+    return StepResult(tokens=[5] * sum(chunk.samples for chunk in plan.chunks))
+
+
+@pytest.mark.benchmark(group="scheduler")
+def test_steady_decode_step_of_256_sequences(benchmark):
+    scheduler = decoding_scheduler()
+    result = StepResult(tokens=[5] * NUM_SEQUENCES)
+
+    def step():
+        return scheduler.advance(scheduler.schedule(), result)
+
+    outputs = benchmark(step)
+
+    assert len(outputs) == NUM_SEQUENCES
+
+
+@pytest.mark.benchmark(group="scheduler")
+def test_encoding_the_outputs_of_256_sequences(benchmark):
+    scheduler = decoding_scheduler()
+    outputs = scheduler.advance(scheduler.schedule(), StepResult(tokens=[5] * NUM_SEQUENCES))
+
+    assert benchmark(lambda: encode(Outputs(outputs=outputs)))
+
+
+@pytest.mark.benchmark(group="scheduler")
+def test_admitting_a_prompt_of_8000_tokens_that_is_cached(benchmark):
+    scheduler = Scheduler(
+        BlockPool(2000),
+        max_batch_size=8,
+        max_batch_tokens=8192,
+        max_length=16_384,
+        block_size=16,
+    )
+    ids = iter(range(10**9))
+
+    def answer_one():
+        sampling = SamplingParams(max_tokens=1, seed=1)
+        scheduler.add(Request(id=str(next(ids)), tokens=list(range(8000)), sampling=sampling))
+        plan = scheduler.schedule()
+        return scheduler.advance(plan, result_of(plan))
+
+    answer_one()
+    (output,) = benchmark(answer_one)
+
+    assert output.num_cached_tokens == 7984

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fake_runner import VOCAB_SIZE, generate_alone
+
+from ferrule.engine.client import EngineClient
+from ferrule.engine.messages import Request
+from ferrule.errors import EngineDeadError, MatchError, RequestError
+from ferrule.plan import SamplingParams
+
+WORKER = Path(__file__).with_name("fake_worker.py")
+
+
+def command(*wishes):
+    return [sys.executable, str(WORKER), *wishes]
+
+
+@asynccontextmanager
+async def started(*wishes):
+    client = EngineClient()
+    try:
+        await client.start(command(*wishes), b"options")
+        yield client
+    finally:
+        await client.stop()
+
+
+def request(id, num_tokens=10, **sampling):
+    tokens = [len(id), *(token % VOCAB_SIZE for token in range(num_tokens - 1))]
+    return Request(
+        id=id, tokens=tokens, sampling=SamplingParams(**({"seed": 3, "max_tokens": 20} | sampling))
+    )
+
+
+async def tokens_of(client, asked):
+    return [token async for output in client.generate(asked) for token in output.tokens]
+
+
+async def until(is_true, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not is_true():
+            await asyncio.sleep(0.01)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_a_start_tells_its_progress_and_ends_with_what_is_served():
+    client, told = EngineClient(), []
+    assert client.status.state == "starting"
+    try:
+        info = await client.start(command(), b"some options", told.append)
+        assert (client.status.state, client.info) == ("ready", info)
+        assert info.architecture == "fake"
+        assert [(one.stage, one.fraction, one.detail) for one in told] == [
+            ("loading", 0.5, "some options")
+        ]
+    finally:
+        await client.stop()
+    assert client.status.state == "dead"
+    assert "stopped" in client.status.cause
+
+
+async def test_the_status_shows_the_stage_of_a_start():
+    client = EngineClient()
+    starting = asyncio.create_task(client.start(command("hang"), b"x"))
+    await until(lambda: client.status.progress is not None)
+    pid = client._child.pid
+
+    assert (client.status.state, client.status.progress.stage) == ("starting", "loading")
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not is_alive(pid)
+
+
+async def test_a_request_gives_its_tokens_as_they_come():
+    async with started() as client:
+        outputs = [output async for output in client.generate(request("a"))]
+
+    assert [token for output in outputs for token in output.tokens] == generate_alone(
+        request("a"), 4000
+    )
+    assert [output.finish_reason for output in outputs] == [None] * 19 + ["length"]
+
+
+async def test_eight_requests_at_once_each_get_their_own_tokens():
+    asked = [request("x" * n, 5 * n, max_tokens=10 * n) for n in range(1, 9)]
+    async with started() as client:
+        answers = await asyncio.gather(*(tokens_of(client, one) for one in asked))
+
+    assert answers == [generate_alone(one, 4000) for one in asked]
+
+
+async def test_a_refused_request_ends_with_its_error_and_the_engine_lives():
+    async with started() as client:
+        (output,) = [one async for one in client.generate(request("a", 4000))]
+        assert output.finish_reason == "error"
+        assert "4000" in output.error
+        assert len(await tokens_of(client, request("b"))) == 20
+
+
+async def test_two_requests_of_one_id_are_refused_before_they_meet():
+    async with started("slow") as client, aclosing(client.generate(request("a"))) as stream:
+        await anext(stream)
+        with pytest.raises(RequestError, match="in progress"):
+            await tokens_of(client, request("a"))
+        assert len([output async for output in stream]) == 19
+
+
+async def test_closing_an_iterator_early_aborts_its_request():
+    async with started("slow") as client:
+        async with aclosing(client.generate(request("a", max_tokens=3000))) as stream:
+            await anext(stream)
+        await until(lambda: client.stats.steps_total > 0 and client.stats.running == 0)
+
+        assert client.stats.generation_tokens_total < 100
+        assert client.stats.kv_used == 0
+
+
+async def test_an_aborted_request_ends_its_iterator():
+    async with started("slow") as client:
+        stream = client.generate(request("a", max_tokens=3000))
+        await anext(stream)
+        await client.abort(["a", "unknown"])
+        rest = [output async for output in stream]
+
+    assert [output.finish_reason for output in rest[:-1]] == [None] * (len(rest) - 1)
+    assert rest[-1].finish_reason == "abort"
+
+
+async def test_figures_arrive_while_the_engine_works_and_when_it_falls_idle():
+    async with started("slow") as client:
+        work = asyncio.create_task(tokens_of(client, request("a", max_tokens=60)))
+        await until(lambda: client.stats.running == 1)
+        await work
+        await until(lambda: client.stats.running == 0)
+
+        assert client.stats.generation_tokens_total == 60
+
+
+async def test_a_killed_engine_ends_every_iterator_at_once():
+    async with started("slow") as client:
+        streams = [client.generate(request(id, max_tokens=3000)) for id in "abc"]
+        for stream in streams:
+            await anext(stream)
+        killed = time.monotonic()
+        os.kill(client._child.pid, signal.SIGKILL)
+
+        for stream in streams:
+            with pytest.raises(EngineDeadError, match="SIGKILL"):
+                async for _ in stream:
+                    pass
+        assert time.monotonic() - killed < 1
+        assert client.status.state == "dead"
+        with pytest.raises(EngineDeadError, match="SIGKILL"):
+            await tokens_of(client, request("d"))
+
+
+async def test_an_error_inside_a_step_reaches_every_iterator_with_the_log(capsys):
+    async with started("break-step") as client:
+        with pytest.raises(EngineDeadError) as caught:
+            await tokens_of(client, request("a"))
+
+    said = str(caught.value)
+    assert "exit code 1" in said
+    assert "ValueError: the step broke" in said
+    assert "Traceback" in said
+    assert "Traceback" in capsys.readouterr().err
+
+
+async def test_a_failed_start_raises_the_error_of_the_engine():
+    client = EngineClient()
+
+    with pytest.raises(MatchError) as caught:
+        await client.start(command("refuse"), b"")
+
+    assert (caught.value.message, caught.value.hint) == ("no pair fits", "see: ferrule plugins")
+    assert client.status.state == "dead"
+
+
+async def test_an_error_class_of_a_plugin_arrives_as_the_class_it_derives_from():
+    with pytest.raises(MatchError, match="no pair fits"):
+        await EngineClient().start(command("own-error"), b"")
+
+
+async def test_a_start_that_breaks_names_the_cause():
+    with pytest.raises(EngineDeadError, match="ValueError: the build broke"):
+        await EngineClient().start(command("break"), b"")
+
+
+async def test_a_process_that_says_nothing_is_reported_with_its_last_lines():
+    silent = [sys.executable, "-c", "import sys; sys.exit('no such module')"]
+
+    with pytest.raises(EngineDeadError, match=r"(?s)exit code 1.*no such module"):
+        await EngineClient().start(silent, b"")
+
+
+async def test_a_program_that_does_not_exist_is_an_error_of_the_system():
+    with pytest.raises(FileNotFoundError):
+        await EngineClient().start(["/no/such/program"], b"")
+
+
+async def test_a_stop_ends_open_iterators_and_the_process():
+    async with started("slow") as client:
+        stream = client.generate(request("a", max_tokens=3000))
+        await anext(stream)
+        pid = client._child.pid
+        await client.stop()
+
+        with pytest.raises(EngineDeadError, match="stopped"):
+            async for _ in stream:
+                pass
+        assert not is_alive(pid)
+
+
+async def test_a_deaf_engine_is_killed_when_it_is_stopped():
+    async with started("deaf") as client:
+        work = asyncio.create_task(tokens_of(client, request("a")))
+        await asyncio.sleep(0.1)
+        pid = client._child.pid
+        await client.stop(timeout=0.1)
+
+        assert not is_alive(pid)
+        with pytest.raises(EngineDeadError):
+            await work
+
+
+async def test_ctrl_c_does_not_reach_the_engine():
+    async with started("slow") as client:
+        stream = client.generate(request("a"))
+        await anext(stream)
+        os.kill(client._child.pid, signal.SIGINT)
+
+        assert len([output async for output in stream]) == 19
+
+
+async def test_sigterm_ends_the_engine():
+    async with started("slow") as client:
+        os.kill(client._child.pid, signal.SIGTERM)
+
+        await until(lambda: client.status.state == "dead", seconds=1)
+        assert "SIGTERM" in client.status.cause
+
+
+PARENT = """
+import asyncio, sys
+from ferrule.engine.client import EngineClient
+
+async def main():
+    client = EngineClient()
+    await client.start(sys.argv[1:], b"", lambda _: print(client._child.pid, flush=True))
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("wish", ["slow", "hang"])
+async def test_an_engine_does_not_outlive_its_parent(wish):
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        PARENT,
+        *command(wish),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    pid = int(await parent.stdout.readline())
+
+    parent.kill()
+    await parent.wait()
+
+    await until(lambda: not is_alive(pid))
