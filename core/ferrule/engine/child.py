@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import FileIO
 
 _TAIL_CHARACTERS = 16_384
 _TAIL_LINES = 20
@@ -19,13 +21,14 @@ class Child:
     """A process started by ``Child.start``; what it writes to stderr is shown as ours.
 
     Args:
-        process: Started with a pipe for stderr.
+        process: The process.
+        log: The reading end of the pipe that is its stderr.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: FileIO) -> None:
         self._process = process
         self._tail = ""
-        self._reading = asyncio.create_task(self._forward_stderr())
+        self._reading = asyncio.create_task(self._forward(log))
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> Child:
@@ -34,14 +37,24 @@ class Child:
         Raises:
             OSError: There is no such program, or it cannot be run.
         """
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            # A terminal sends Ctrl-C to its whole session. It is for us alone to take.
-            start_new_session=True,
-        )
-        return cls(process)
+        # A pipe of our own: asyncio takes a process for running until its pipes are closed, and
+        # a grandchild, such as a compiler, may hold them open after the process was killed.
+        reading, writing = os.pipe()
+        log = FileIO(reading)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=writing,
+                # A terminal sends Ctrl-C to its whole session. It is for us alone to take.
+                start_new_session=True,
+            )
+        except BaseException:
+            log.close()
+            raise
+        finally:
+            os.close(writing)
+        return cls(process, log)
 
     @property
     def pid(self) -> int:
@@ -74,15 +87,18 @@ class Child:
         return self._process.returncode is not None
 
     async def _read_last_words(self) -> None:
-        # A grandchild may hold the pipe open for ever, so its end is not waited for.
         await asyncio.wait([self._reading], timeout=_LAST_WORDS_SECONDS)
         self._reading.cancel()
 
-    async def _forward_stderr(self) -> None:
-        assert self._process.stderr is not None, "stderr is a pipe"
+    async def _forward(self, log: FileIO) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), log
+        )
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        while data := await self._process.stderr.read(4096):
-            text = decoder.decode(data)
-            self._tail = (self._tail + text)[-_TAIL_CHARACTERS:]
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        with contextlib.closing(transport):
+            while data := await reader.read(4096):
+                text = decoder.decode(data)
+                self._tail = (self._tail + text)[-_TAIL_CHARACTERS:]
+                sys.stderr.write(text)
+                sys.stderr.flush()

@@ -33,6 +33,7 @@ from ferrule.engine.messages import (
 )
 from ferrule.errors import EngineDeadError, FerruleError, RequestError
 
+_RECONNECT_MILLISECONDS = 20
 _QUIET_SECONDS = 0.2
 _FAILED_SECONDS = 2.0
 
@@ -90,7 +91,7 @@ class EngineClient:
         """Starts the process and waits until it is ready.
 
         Args:
-            command: Program and arguments; the address to connect to is added to them.
+            command: Program and arguments; the address to listen at is added to them.
             options: First message to the process; what it says is between caller and process.
             on_progress: Is told each stage of the start.
 
@@ -106,7 +107,7 @@ class EngineClient:
         self._started = asyncio.get_running_loop().create_future()
         self._on_progress = on_progress
         try:
-            address = self._bind()
+            address = self._connect()
             self._child = await Child.start([*command, address])
             self._run(self._read())
             self._run(self._watch(self._child))
@@ -169,18 +170,21 @@ class EngineClient:
         self._die("it was stopped")
         self._closing.close()
 
-    def _bind(self) -> str:
-        """Opens the socket and returns its address."""
+    def _connect(self) -> str:
+        """Opens the socket and returns the address at which the process is to listen."""
         # The directory, and so the socket in it, is for this user alone to enter.
         directory = Path(tempfile.mkdtemp(prefix="ferrule-"))
         self._closing.callback(shutil.rmtree, directory)
         context = zmq.asyncio.Context()
         self._closing.callback(context.destroy, linger=0)
         self._socket = context.socket(zmq.DEALER)
+        # On the connecting side sends never wait: not for a process that does not listen yet,
+        # not for a slow one, and not for a dead one.
         self._socket.set(zmq.SNDHWM, 0)
         self._socket.set(zmq.RCVHWM, 0)
+        self._socket.set(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
         address = f"ipc://{directory}/engine"
-        self._socket.bind(address)
+        self._socket.connect(address)
         return address
 
     async def _send(self, message: ToEngine) -> None:

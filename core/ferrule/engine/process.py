@@ -45,14 +45,14 @@ def serve_engine(address: str, build: Build) -> int:
     until it is told to end, gets SIGTERM, or the process that started it is gone.
 
     Args:
-        address: Where the client listens, such as ``ipc:///run/ferrule/engine``.
+        address: Where to listen for the client, such as ``ipc:///run/ferrule/engine``.
         build: Makes the engine from the options, and says how far it is.
 
     Returns:
-        The process's exit status: 0, or 1 if the engine could not be built.
+        The process's exit status: 1 after an error of ours, of which the client has been told.
 
     Raises:
-        Exception: Whatever a step raised; the client has been told.
+        Exception: Whatever else building or a step raised; the client has been told.
     """
     _obey_the_server_alone()
     context: zmq.Context[Socket] = zmq.Context()
@@ -61,7 +61,7 @@ def serve_engine(address: str, build: Build) -> int:
     socket.set(zmq.SNDHWM, 0)
     socket.set(zmq.RCVHWM, 0)
     socket.set(zmq.LINGER, _FLUSH_MILLISECONDS)
-    socket.connect(address)
+    socket.bind(address)
     try:
         return _build_and_run(socket, build)
     finally:
@@ -76,7 +76,7 @@ def run_engine(engine: Engine, socket: Socket) -> None:
 
     Args:
         engine: What to run.
-        socket: Connected to the client.
+        socket: Bound where the client connects.
     """
     stats_due = 0.0
     while _receive(engine, socket):

@@ -122,7 +122,6 @@ class Scheduler:
         Every running sequence that decodes gets its token first, then prompts share what is left
         of the step's tokens, and then waiting sequences are admitted.
         """
-        num_running = len(self._running)
         decodes, prefilling = self._schedule_decodes()
         budget = self._max_batch_tokens - len(decodes)
         prefills: list[Chunk] = []
@@ -130,10 +129,7 @@ class Scheduler:
             if budget > 0:
                 prefills.append(self._prefill_chunk(sequence, budget))
                 budget -= prefills[-1].num_tokens
-        admitted: list[Admission] = []
-        # After a preemption blocks are short, and an admission would only cause the next one.
-        if self._waiting and len(self._running) == num_running:
-            admitted = self._admit(budget, prefills)
+        admitted = self._admit(budget, prefills)
         released, self._released = self._released, []
         assert decodes or prefills, "a step without work"
         return Plan(released=released, admitted=admitted, chunks=decodes + prefills)

@@ -37,7 +37,7 @@ class Answer:
         self.tokens += delta.tokens
         self.offsets += delta.offsets
         if delta.logprobs is not None:
-            self.logprobs = self.logprobs or []
+            self.logprobs = [] if self.logprobs is None else self.logprobs
             self.logprobs += delta.logprobs
         self.finish_reason = delta.finish_reason
         self.stop_reason = delta.stop_reason

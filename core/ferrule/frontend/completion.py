@@ -93,6 +93,7 @@ class Completion:
         if output.finish_reason is not None and self.finish_reason is None:
             pieces.append(self._finish(output, delta))
         delta.text = "".join(pieces)
+        self.needs_abort = self.finish_reason is not None and output.finish_reason is None
         return delta
 
     def _take(self, token: int, index: int, output: Output, delta: Delta) -> str:
@@ -116,7 +117,6 @@ class Completion:
             return piece
         text = stops.push(piece)
         if stops.matched is not None:
-            self.needs_abort = True
             self._end(delta, "stop", stops.matched)
         return text
 
@@ -128,8 +128,6 @@ class Completion:
             text = self._pass_stops(piece, delta)
             if self._stops is not None:
                 text += self._stops.flush()
-        # The engine has ended it already, whatever the last characters held.
-        self.needs_abort = False
         if self.finish_reason is None:
             own = output.stop_reason in self.request.sampling.stop_token_ids
             self._end(delta, output.finish_reason, output.stop_reason if own else None)

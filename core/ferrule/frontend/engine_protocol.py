@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from ferrule.engine.client import EngineStatus
@@ -31,10 +31,6 @@ class EngineProtocol(Protocol):
         Raises:
             EngineDeadError: The engine has ended, before or during the request.
         """
-        ...
-
-    async def abort(self, ids: Sequence[str]) -> None:
-        """Ends these requests; each gets a last output that says so."""
         ...
 
     async def stop(self) -> None:

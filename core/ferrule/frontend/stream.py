@@ -10,11 +10,12 @@ from ferrule.frontend.completion import Completion, Delta
 from ferrule.frontend.engine_protocol import EngineProtocol
 
 Batch = list[tuple[int, Delta]]
-_Queue = asyncio.Queue[tuple[int, Delta] | Exception | None]
+# Deltas, None for each completion that has ended, or the error that ends all of them.
+Inbox = asyncio.Queue[tuple[int, Delta] | Exception | None]
 
 
 async def stream(
-    engine: EngineProtocol, completions: Sequence[Completion]
+    engine: EngineProtocol, completions: Sequence[Completion], inbox: Inbox
 ) -> AsyncGenerator[Batch, None]:
     """Runs all completions at once.
 
@@ -24,6 +25,7 @@ async def stream(
     Args:
         engine: Where they run.
         completions: Fresh ones, whose requests have ids that are not in use.
+        inbox: Empty. Whoever puts an exception into it ends the stream with that.
 
     Yields:
         What arrived since the last batch, in order: pairs of an index into ``completions`` and
@@ -33,17 +35,16 @@ async def stream(
         EngineDeadError: The engine ended.
         RequestError: The engine refused one of the requests; the others are aborted.
     """
-    queue = _Queue()
     tasks = [
-        asyncio.create_task(_pump(engine, index, completion, queue))
+        asyncio.create_task(_pump(engine, index, completion, inbox))
         for index, completion in enumerate(completions)
     ]
     num_running = len(tasks)
     try:
         while num_running:
-            items = [await queue.get()]
-            while not queue.empty():
-                items.append(queue.get_nowait())
+            items = [await inbox.get()]
+            while not inbox.empty():
+                items.append(inbox.get_nowait())
             for item in items:
                 if isinstance(item, Exception):
                     raise item
@@ -56,18 +57,16 @@ async def stream(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pump(
-    engine: EngineProtocol, index: int, completion: Completion, queue: _Queue
-) -> None:
-    """Puts one completion's deltas into the queue, then None, or the error that ended it."""
+async def _pump(engine: EngineProtocol, index: int, completion: Completion, inbox: Inbox) -> None:
+    """Puts one completion's deltas into the inbox, then None, or the error that ended it."""
     try:
         # Leaving the loop early, by a stop string or a reader that is gone, aborts the request.
         async with aclosing(engine.generate(completion.request)) as outputs:
             async for output in outputs:
-                queue.put_nowait((index, completion.push(output)))
+                inbox.put_nowait((index, completion.push(output)))
                 if completion.finish_reason is not None:
                     break
     except Exception as error:
-        queue.put_nowait(error)
+        inbox.put_nowait(error)
     else:
-        queue.put_nowait(None)
+        inbox.put_nowait(None)

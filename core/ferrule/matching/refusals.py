@@ -67,7 +67,8 @@ def several_pairs(
     ]
     return MatchError(
         f"{len(pairs)} ways to read {checkpoint.location} fit:\n{listed}",
-        hint=f"Choose one: {' and '.join(flags)}.",
+        hint=f"Choose one: {' and '.join(flags)}. (A plugin that renames only some tensors of a "
+        "checkpoint is better a wrapper, kind='wrapper', than a dialect.)",
     )
 
 

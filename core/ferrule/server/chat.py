@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, Response, post
+from litestar import Request, post
 from litestar.di import NamedDependency
-from litestar.response import Stream
+from litestar.types import ASGIApp
 from msgspec import UNSET
 
 from ferrule.errors import RequestError
@@ -34,7 +34,7 @@ from ferrule.server.service import Service
 @post("/v1/chat/completions", status_code=200)
 async def chat_completions(
     request: Request[Any, Any, Any], service: NamedDependency[Service]
-) -> Response[bytes] | Stream:
+) -> ASGIApp:
     """Answers a conversation, at once or as a stream."""
     body = await request.body()
     asked, job = await aside_if_long(body, lambda: _prepare(service, body))

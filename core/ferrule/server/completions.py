@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, Response, post
+from litestar import Request, post
 from litestar.di import NamedDependency
-from litestar.response import Stream
+from litestar.types import ASGIApp
 from msgspec import UNSET
 
 from ferrule.errors import RequestError
@@ -31,7 +31,7 @@ _MAX_PROMPTS = 1024
 @post("/v1/completions", status_code=200)
 async def completions(
     request: Request[Any, Any, Any], service: NamedDependency[Service]
-) -> Response[bytes] | Stream:
+) -> ASGIApp:
     """Continues one or more prompts, at once or as a stream."""
     body = await request.body()
     asked, job, choices = await aside_if_long(body, lambda: _prepare(service, body))

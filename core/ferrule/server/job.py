@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
-from litestar import MediaType, Response
-from litestar.background_tasks import BackgroundTask
-from litestar.response import Stream
+from litestar import MediaType
+from litestar.response.base import ASGIResponse
 
 from ferrule.frontend.completion import Completion, Delta
 from ferrule.server.errors import error_body
+from ferrule.server.event_stream import EventStream
 from ferrule.server.schema import Usage
 from ferrule.server.service import Service
 from ferrule.server.sse import DONE, event
@@ -56,23 +56,14 @@ class Job:
 
     def stream(
         self, encode: Callable[[int, Delta], bytes], usage_chunk: Callable[[], msgspec.Struct]
-    ) -> Stream:
+    ) -> EventStream:
         """The answer as events, ended by ``[DONE]``, or by an error event if it fails.
 
         Args:
             encode: The events of one choice's delta; empty when there is nothing to tell yet.
             usage_chunk: Made at the end, if the client asked for the usage.
         """
-        events = self._events(encode, usage_chunk)
-        return Stream(
-            events,
-            media_type="text/event-stream",
-            # Proxies must neither keep events back nor keep them.
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-            # A client that leaves while the server waits for it to read cancels the sending and
-            # not the generator.
-            background=BackgroundTask(events.aclose),
-        )
+        return EventStream(self._events(encode, usage_chunk))
 
     async def _events(
         self, encode: Callable[[int, Delta], bytes], usage_chunk: Callable[[], msgspec.Struct]
@@ -90,9 +81,9 @@ class Job:
         yield event(usage_chunk()) + DONE if self.includes_usage else DONE
 
 
-def json_response(body: msgspec.Struct) -> Response[bytes]:
+def json_response(body: msgspec.Struct) -> ASGIResponse:
     """A body as JSON."""
-    return Response(msgspec.json.encode(body), media_type=MediaType.JSON)
+    return ASGIResponse(body=msgspec.json.encode(body), media_type=MediaType.JSON)
 
 
 async def aside_if_long(body: bytes, work: Callable[[], T]) -> T:

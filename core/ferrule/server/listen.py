@@ -22,9 +22,15 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OptionError: The host is unknown, or the port is taken or not allowed.
     """
+    # Checked here because the resolver takes a larger number modulo 65536.
+    if not 0 <= port <= 65535:
+        raise OptionError(
+            f"port {port} does not exist; ports are 0 to 65535",
+            hint="The usual one is --port 8000.",
+        )
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise OptionError(
             f"--host {host} --port {port} is no address to listen on: {error}",
             hint="Use 127.0.0.1 for this machine only, or 0.0.0.0 for every interface.",

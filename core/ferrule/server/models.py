@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from litestar import Response, get
+from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
+from litestar.types import ASGIApp
 
 from ferrule.server.job import json_response
 from ferrule.server.schema import ModelCard, ModelList
@@ -12,13 +13,13 @@ from ferrule.server.service import Service
 
 
 @get("/v1/models")
-async def list_models(service: NamedDependency[Service]) -> Response[bytes]:
+async def list_models(service: NamedDependency[Service]) -> ASGIApp:
     """Every name that requests may use."""
     return json_response(ModelList(data=[_card(service, name) for name in service.model.names]))
 
 
 @get("/v1/models/{model_id:path}")
-async def get_model(service: NamedDependency[Service], model_id: FromPath[str]) -> Response[bytes]:
+async def get_model(service: NamedDependency[Service], model_id: FromPath[str]) -> ASGIApp:
     """One of them; ids such as ``org/name`` hold a slash."""
     name = model_id.removeprefix("/")
     service.check_model(name)

@@ -22,7 +22,7 @@ SHUTDOWN_SECONDS = 30.0
 # Behind a proxy the proxy must be the one to close idle connections; theirs last a minute or so.
 _KEEP_ALIVE_SECONDS = 75
 _WATCH_SECONDS = 0.1
-# How long aborted streams get to say so before their connections are cut.
+# How long streams that were ended get to say so before their connections are cut.
 _LAST_WORDS_SECONDS = 2
 
 
@@ -102,7 +102,6 @@ class HttpServer:
         self._failure: Exception | None = None
         self._status = 0
         self._serving: asyncio.Task[None] | None = None
-        self._aborting: asyncio.Task[None] | None = None
 
     async def run(
         self, start: Callable[[], Awaitable[EngineInfo]], on_ready: Callable[[EngineInfo], None]
@@ -117,8 +116,11 @@ class HttpServer:
             if not self._status:
                 raise
         finally:
-            await _cancel(supervising, self._aborting)
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
             await self._service.engine.stop()
+            self._close_connections()
+            self._sock.close()
         if self._failure is not None:
             raise self._failure
         return self._status
@@ -129,7 +131,8 @@ class HttpServer:
             self._stop_at_once(number)
         else:
             self._server.should_exit = True
-            self._aborting = asyncio.create_task(self._abort_late())
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._shutdown_seconds, self._service.end_all)
 
     def _stop_at_once(self, number: int) -> None:
         self._status = 128 + number
@@ -141,9 +144,10 @@ class HttpServer:
         if self._serving is not None:
             self._serving.cancel()
 
-    async def _abort_late(self) -> None:
-        await asyncio.sleep(self._shutdown_seconds)
-        await self._service.abort_all()
+    def _close_connections(self) -> None:
+        """Drops what a client has not read; the loop would wait for it for ever."""
+        for connection in self._server.server_state.connections:
+            connection.transport.abort()
 
     async def _supervise(
         self, start: Callable[[], Awaitable[EngineInfo]], on_ready: Callable[[EngineInfo], None]
@@ -165,10 +169,3 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         """Leaves signals alone: uvicorn would raise them again at the end, against a clean exit."""
         yield
-
-
-async def _cancel(*tasks: asyncio.Task[None] | None) -> None:
-    running = [task for task in tasks if task is not None]
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)

@@ -13,7 +13,7 @@ from ferrule.frontend.completion import Completion
 from ferrule.frontend.engine_protocol import EngineProtocol
 from ferrule.frontend.model import ServedModel
 from ferrule.frontend.prepare import limits_of
-from ferrule.frontend.stream import Batch, stream
+from ferrule.frontend.stream import Batch, Inbox, stream
 from ferrule.server.errors import ServerStoppingError
 from ferrule.server.metrics import Metrics
 
@@ -27,14 +27,14 @@ class Service:
         engine: Where it runs.
         metrics: What is counted.
         version: Of ferrule.
-        running: Ids of the engine requests that are in progress.
+        running: Where the deltas of each HTTP request in progress arrive.
     """
 
     model: ServedModel
     engine: EngineProtocol
     metrics: Metrics
     version: str
-    running: set[str] = field(default_factory=set[str])
+    running: set[Inbox] = field(default_factory=set[Inbox])
 
     @property
     def fingerprint(self) -> str:
@@ -73,21 +73,19 @@ class Service:
         """Runs completions and counts them; see ``ferrule.frontend.stream.stream``.
 
         Raises:
-            ServerStoppingError: They were aborted by ``abort_all``.
+            ServerStoppingError: They were ended by ``end_all``.
         """
         watches = [self.metrics.stopwatch() for _ in completions]
-        ids = {completion.request.id for completion in completions}
-        self.running.update(ids)
+        inbox = Inbox()
+        self.running.add(inbox)
         try:
-            async with aclosing(stream(self.engine, completions)) as batches:
+            async with aclosing(stream(self.engine, completions, inbox)) as batches:
                 async for batch in batches:
-                    for index, delta in batch:
+                    for index, _ in batch:
                         watches[index].tokens(completions[index].num_tokens)
-                        if delta.finish_reason == "abort":
-                            raise ServerStoppingError("the server is shutting down")
                     yield batch
         finally:
-            self.running.difference_update(ids)
+            self.running.discard(inbox)
             for watch, completion in zip(watches, completions, strict=True):
                 watch.finish(completion.finish_reason or "abort", len(completion.request.tokens))
 
@@ -100,7 +98,7 @@ class Service:
                     answers[index].add(delta)
         return answers
 
-    async def abort_all(self) -> None:
-        """Ends everything that runs, since the time for it is over."""
-        if self.running and self.engine.status.state == "ready":
-            await self.engine.abort(sorted(self.running))
+    def end_all(self) -> None:
+        """Ends everything that runs with an error, since the time for it is over."""
+        for inbox in self.running:
+            inbox.put_nowait(ServerStoppingError("the server is shutting down"))

@@ -85,17 +85,18 @@ class ChatTemplate:
                 "the last message is continued, or a new one begun",
                 param="continue_final_message",
             )
-        conversation = prepare_messages(messages)
-        variables: dict[str, Any] = {
-            **self._special_tokens,
-            **{
-                name: plain(value, f"chat_template_kwargs.{name}") for name, value in kwargs.items()
-            },
-            "tools": plain(tools, "tools"),
-            "documents": plain(documents, "documents"),
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": continue_final_message,
-        }
+        try:
+            conversation = prepare_messages(messages)
+            variables = {
+                **self._special_tokens,
+                **{name: plain(value, name) for name, value in kwargs.items()},
+                "tools": plain(tools, "tools"),
+                "documents": plain(documents, "documents"),
+                "add_generation_prompt": add_generation_prompt,
+                "continue_final_message": continue_final_message,
+            }
+        except RecursionError as error:
+            raise RequestError("the request is nested too deeply", param="messages") from error
         template = self._template if tools is None else self._tools_template or self._template
         if not continue_final_message:
             return self._render(template, conversation, variables)

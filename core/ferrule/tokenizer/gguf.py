@@ -27,6 +27,7 @@ _TEMPLATE_NAMES = {  # what a template calls a token, and the key that has its i
 }
 # llama.cpp takes these for a SentencePiece vocabulary that names none (llama-vocab.cpp).
 _SPM_DEFAULTS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
+_KINDS = {int(kind): kind for kind in PieceKind}
 _CUSTOM_HINT = "Serve it with --model DIRECTORY, one that has the tokenizer.json of the same model."
 
 
@@ -131,14 +132,17 @@ def _pieces(metadata: Mapping[str, Any]) -> list[Piece]:
             f"the GGUF file has {count} tokens, but {len(kinds)} token types "
             f"and {len(scores)} scores"
         )
-    by_number = {int(kind): kind for kind in PieceKind}
-    # An empty token, and a kind that the format does not define, cannot be met in a text.
     return [
-        Piece(text=text, score=score, kind=by_number.get(kind, PieceKind.UNUSED))
-        if text
-        else Piece(text=text, score=score, kind=PieceKind.UNUSED)
-        for text, kind, score in zip(texts, kinds, scores, strict=False)
+        Piece(text=text, score=score, kind=_kind(token, text, kind))
+        for token, (text, kind, score) in enumerate(zip(texts, kinds, scores, strict=False))
     ]
+
+
+def _kind(token: int, text: str, number: int) -> PieceKind:
+    # Converters fill a vocabulary up to the model's rows in this form, and older ones call these
+    # tokens user-defined (convert_hf_to_gguf.py, get_vocab_base).
+    is_padding = not text or (text.startswith("[PAD") and text == f"[PAD{token}]")
+    return PieceKind.UNUSED if is_padding else _KINDS.get(number, PieceKind.UNUSED)
 
 
 def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:

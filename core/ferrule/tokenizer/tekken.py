@@ -42,7 +42,7 @@ def from_tekken(path: Path) -> Tokenizer:
         special = _special_tokens(content)
         words = _words(content)
         pattern = Regex(content["config"]["pattern"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # a broken pattern raises no type of its own
         raise TokenizerError(
             f"{path} is not a tekken vocabulary: {type(error).__name__}: {error}"
         ) from error

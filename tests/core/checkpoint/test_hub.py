@@ -136,6 +136,12 @@ def test_missing_file_suggests_one_spelled_alike(hub):
     assert error.hint == "It has: model-Q4_K_M.gguf."
 
 
+def test_file_of_a_missing_repository_is_an_error(hub):
+    hub_here = Hub.from_environment()
+    error = error_of(lambda: hub_here.fetch_files(REPO, ["q4.gguf"]))
+    assert "There is no model repository org/model" in error.message
+
+
 def test_token_of_the_environment_is_sent(model, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     fetch()

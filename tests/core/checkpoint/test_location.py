@@ -35,7 +35,15 @@ def test_org_and_name_are_a_repository(location, repo):
 @pytest.mark.parametrize(
     "location",
     [
-        *("./model", "../model", "/nowhere/model", "~/model", "~nobody/x", "a/model.gguf", "model"),
+        *(
+            "./model",
+            "../model",
+            "/nowhere/model",
+            "~/model",
+            "~no-such-user/x",
+            "a/model.gguf",
+            "model",
+        ),
         *("a/b/c", "org/name@", "org/na me", "C:\\models\\llama", "x" * 5000, "a\0b"),
     ],
 )

@@ -260,3 +260,10 @@ def test_missing_repository_suggests_a_directory_spelled_alike(hub, tmp_path, mo
     error = error_of("models/llama-mergd")
     assert "There is no model repository models/llama-mergd" in error.message
     assert "Did you mean models/llama-merged?" in error.hint
+
+
+def test_missing_repository_with_nothing_alike_here_keeps_its_hint(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = error_of("org/model")
+    assert "There is no model repository org/model" in error.message
+    assert "Did you mean" not in error.hint

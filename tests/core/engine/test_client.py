@@ -271,13 +271,15 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("wish", ["slow", "hang"])
-async def test_an_engine_does_not_outlive_its_parent(wish):
+async def test_an_engine_does_not_outlive_its_parent(wish, tmp_path):
     parent = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         PARENT,
         *command(wish),
         stdout=asyncio.subprocess.PIPE,
+        # A parent that is killed cannot remove the socket's directory.
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     pid = int(await parent.stdout.readline())
 

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 from litestar.testing import AsyncTestClient
+
+from ferrule.errors import EngineDeadError
+from ferrule.server.app import create_app, create_service
+from ferrule.server.listen import listen
+from ferrule.server.serve import HttpServer
 
 
 def _import_beside(name):
@@ -34,15 +41,11 @@ def model():
 
 @pytest.fixture
 def service(model, engine):
-    from ferrule.server.app import create_service
-
     return create_service(model, engine)
 
 
 @pytest.fixture
 async def client(service):
-    from ferrule.server.app import create_app
-
     async with AsyncTestClient(create_app(service)) as test_client:
         yield test_client
 
@@ -50,10 +53,6 @@ async def client(service):
 @pytest.fixture
 async def live_server(service):
     """The service on a real port: its base URL."""
-    import asyncio
-
-    from ferrule.server.listen import listen
-    from ferrule.server.serve import HttpServer
 
     async def start():
         return service.engine.info
@@ -65,4 +64,6 @@ async def live_server(service):
     yield url
     server.stop()
     async with asyncio.timeout(10):
-        await running
+        # Some tests let the engine die.
+        with contextlib.suppress(EngineDeadError):
+            await running

@@ -90,7 +90,7 @@ class FakeEngine:
     Attributes:
         requests: All that it was given.
         running: Ids in progress.
-        aborted: Ids that were left or aborted before their end.
+        aborted: Ids that were left before their end.
     """
 
     def __init__(self, recited: str = RECITED, delay: float = 0.0) -> None:
@@ -106,7 +106,6 @@ class FakeEngine:
         self.tokens_per_output = 1
         self.delay = delay
         self._script = make_tokenizer().encode(recited, add_special_tokens=False)
-        self._told_to_abort = set()
 
     async def generate(self, request):
         self.requests.append(request)
@@ -120,10 +119,6 @@ class FakeEngine:
             self.running.discard(request.id)
             if not is_finished:
                 self.aborted.append(request.id)
-
-    async def abort(self, ids):
-        self._told_to_abort.update(ids)
-        self.aborted.extend(ids)
 
     async def stop(self):
         self.is_stopped = True
@@ -144,9 +139,6 @@ class FakeEngine:
             await asyncio.sleep(self.delay)
             if self.status.state == "dead":
                 raise EngineDeadError(f"the engine process is gone: {self.status.cause}")
-            if request.id in self._told_to_abort:
-                yield Output(id=request.id, finish_reason="abort")
-                return
             tokens = chosen[start : start + self.tokens_per_output]
             is_last = start + self.tokens_per_output >= len(chosen)
             stops = is_last and bool(tokens) and tokens[-1] in request.stop_ids
@@ -162,7 +154,7 @@ class FakeEngine:
 
     def _chosen(self, request):
         chosen = []
-        for token in (self._script + [EOS]) * 1000:
+        for token in [*self._script, EOS] * 1000:
             if len(chosen) == request.sampling.max_tokens:
                 break
             if token == EOS and EOS not in request.stop_ids:
@@ -184,6 +176,12 @@ def logprobs(token: int) -> TokenLogprobs:
     )
 
 
+def tell(*words: object) -> None:
+    """One line for the test that started this process."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.02)
@@ -195,7 +193,7 @@ def main() -> int:
     engine = FakeEngine(delay=options.delay)
     engine.status = EngineStatus(state="starting", progress=Progress("loading weights", 0.25))
     sock = listen("127.0.0.1", 0)
-    print("port", sock.getsockname()[1], flush=True)
+    tell("port", sock.getsockname()[1])
 
     async def start() -> EngineInfo:
         await asyncio.sleep(options.start_seconds)
@@ -212,15 +210,15 @@ def main() -> int:
             create_service(make_model(), engine),
             sock,
             start=start,
-            on_ready=lambda info: print("ready", info.architecture, flush=True),
+            on_ready=lambda info: tell("ready", info.architecture),
             shutdown_seconds=options.shutdown_seconds,
         )
     except FerruleError as error:
-        print(type(error).__name__, error, flush=True)
+        tell(type(error).__name__, error)
         status = 1
-    print("stopped", engine.is_stopped, "aborted", len(engine.aborted), flush=True)
-    print("seconds", round(time.monotonic() - started, 1), flush=True)
-    print("torch", "torch" in sys.modules, flush=True)
+    tell("stopped", engine.is_stopped, "aborted", len(engine.aborted))
+    tell("seconds", round(time.monotonic() - started, 1))
+    tell("torch", "torch" in sys.modules)
     return status
 
 

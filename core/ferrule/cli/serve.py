@@ -1,0 +1,53 @@
+"""``ferrule serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ferrule.cli.engine_flags import engine_flags, flag
+from ferrule.cli.flag_groups import takes
+from ferrule.cli.server_flags import ServerOptions, server_flags
+from ferrule.engine.options import EngineOptions
+
+ServedModelName = Annotated[
+    str | None,
+    flag(
+        "--served-model-name",
+        panel="Server",
+        help="What requests call the model. Without it: the repository's or directory's name.",
+    ),
+]
+ChatTemplate = Annotated[
+    Path | None,
+    flag(
+        "--chat-template",
+        panel="Model",
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
+        help="A template to use in place of the checkpoint's own: Jinja, or JSON that holds it.",
+    ),
+]
+
+
+@takes(options=engine_flags, server=server_flags)
+def serve(
+    options: EngineOptions,
+    server: ServerOptions,
+    served_model_name: ServedModelName = None,
+    chat_template: ChatTemplate = None,
+) -> None:
+    """Serve a checkpoint behind an OpenAI-compatible API."""
+    # The server's libraries cost half a second to import, which --help need not wait for.
+    from ferrule.cli.serving import model_name, serve_model
+
+    status = serve_model(
+        options,
+        server,
+        name=served_model_name or model_name(options.model),
+        chat_template=chat_template,
+    )
+    raise typer.Exit(status)

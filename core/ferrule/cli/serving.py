@@ -1,0 +1,170 @@
+"""Puts a checkpoint up for serving: the port first, then headers and text, then the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+import socket
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from ferrule.checkpoint.location import HubRepo, find_location
+from ferrule.checkpoint.open import open_checkpoint
+from ferrule.cli.console import size
+from ferrule.cli.progress import Display, start_display
+from ferrule.cli.server_flags import LogLevel, ServerOptions
+from ferrule.cli.summary import show_summary
+from ferrule.engine.client import EngineClient
+from ferrule.engine.messages import EngineInfo, Progress
+from ferrule.engine.options import EngineOptions
+from ferrule.frontend.model import ServedModel, served_model
+from ferrule.server.app import create_service
+from ferrule.server.listen import listen
+from ferrule.server.serve import HttpServer
+
+# -P: a torch.py in the directory that the user stands in, such as an untrusted checkpoint's, must
+# not be imported in the place of the library.
+_WORKER = (sys.executable, "-P", "-m", "ferrule.worker")
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+def serve_model(
+    options: EngineOptions,
+    server: ServerOptions,
+    *,
+    name: str | None = None,
+    chat_template: Path | None = None,
+) -> int:
+    """Serves until Ctrl-C or SIGTERM.
+
+    Args:
+        options: Of the engine.
+        server: Where to listen, how to log and stop.
+        name: What requests call the model; None: after where it comes from.
+        chat_template: A file that overrules the checkpoint's own template.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        FerruleError: The port, the checkpoint, the options or the engine are at fault.
+    """
+    _set_up_logging(server)
+    with closing(listen(server.host, server.port)) as sock, start_display() as display:
+        name = name or _name_of(options.model)
+        model = _read_text_side(options, name, chat_template, display)
+        if model.tokenizer is not None:
+            known = model.tokenizer.vocab_size
+            options = msgspec.structs.replace(options, num_known_tokens=known)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(model, options, server, sock, display))
+
+
+def _name_of(location: str) -> str:
+    """``org/name``, or a directory's or file's name."""
+    found = find_location(location)
+    if isinstance(found, HubRepo):
+        return found.name
+    path = found.resolve()
+    return _PART.sub("", path.stem) if path.is_file() else path.name
+
+
+def _read_text_side(
+    options: EngineOptions, name: str, chat_template: Path | None, display: Display
+) -> ServedModel:
+    """Opens the checkpoint here too: what is wrong with it shows before an engine is started."""
+    display.report(Progress("opening the checkpoint", detail=options.model))
+    checkpoint = open_checkpoint(
+        options.model,
+        weight_path=options.weight_path,
+        quantization_encoding=options.quantization_encoding,
+        progress=lambda stage, fraction, detail: display.report(Progress(stage, fraction, detail)),
+    )
+    stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    detail = f"{len(checkpoint.tensors)} tensors, {size(stored)}"
+    display.report(Progress("opening the checkpoint", detail=detail, fraction=None))
+    display.report(Progress("reading the tokenizer"))
+    model = served_model(
+        checkpoint, names=[name], created=int(time.time()), chat_template=chat_template
+    )
+    for warning in _missing(model):
+        display.say(f"warning: {warning}", style="yellow")
+    return model
+
+
+def _missing(model: ServedModel) -> list[str]:
+    if model.tokenizer is None:
+        return [
+            f"{model.name} has no tokenizer, so token ids are served and text is refused; "
+            'send them to /v1/completions with "return_token_ids": true'
+        ]
+    if model.template is None:
+        return [
+            f"{model.name} has no chat template, so /v1/completions is served and chat is "
+            "refused; --chat-template FILE sets one"
+        ]
+    return []
+
+
+async def _serve(
+    model: ServedModel,
+    options: EngineOptions,
+    server: ServerOptions,
+    sock: socket.socket,
+    display: Display,
+) -> int:
+    engine = EngineClient()
+    service = create_service(model, engine)
+    http = HttpServer(
+        service, sock, shutdown_seconds=server.shutdown_timeout, access_log=server.access_log
+    )
+
+    async def start() -> EngineInfo:
+        display.report(Progress("starting the engine"))
+        return await engine.start(_WORKER, msgspec.msgpack.encode(options), display.report)
+
+    def on_ready(info: EngineInfo) -> None:
+        display.close()
+        show_summary(model, info, host=server.host, port=sock.getsockname()[1])
+
+    stops = 0
+
+    def stop(number: int) -> None:
+        nonlocal stops
+        stops += 1
+        if stops == 1:
+            display.close()
+            display.say(_last_words(len(service.running), server.shutdown_timeout))
+        http.stop(number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    return await http.run(start, on_ready)
+
+
+def _last_words(num_running: int, seconds: float) -> str:
+    if not num_running:
+        return "stopping: no requests are running"
+    are = "request is" if num_running == 1 else "requests are"
+    return (
+        f"stopping: {num_running} running {are} finishing, for {seconds:g} s at most; "
+        "Ctrl-C again ends at once"
+    )
+
+
+def _set_up_logging(server: ServerOptions) -> None:
+    level = server.log_level.upper()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ferrule").setLevel(level)
+    # Below warnings uvicorn tells what the display and the summary tell already.
+    chatty = level if server.log_level is not LogLevel.info else "WARNING"
+    logging.getLogger("uvicorn.error").setLevel(chatty)
+    logging.getLogger("uvicorn.access").setLevel("INFO")

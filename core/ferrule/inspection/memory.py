@@ -1,0 +1,80 @@
+"""What a model needs of memory before any of it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ferrule.build import (
+    _CPU_LIMITS,  # pyright: ignore[reportPrivateUsage]
+    _GPU_LIMITS,  # pyright: ignore[reportPrivateUsage]
+    weight_bytes,
+)
+from ferrule.engine.options import EngineOptions
+from ferrule.inspection.report import Memory
+from ferrule.layers.attention import AttentionSpec
+from ferrule.matching import Match
+from ferrule.runtime.kv_cache import block_bytes
+from ferrule.runtime.memory import activation_bytes, free_memory, kv_budget
+
+
+def needed_memory(
+    match: Match,
+    specs: Sequence[AttentionSpec],
+    options: EngineOptions,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    context: int,
+) -> Memory:
+    """Reckons weights and KV cache as serving with these options would.
+
+    Args:
+        match: The model.
+        specs: Its attention layers.
+        options: Batch, page size and share of the memory.
+        dtype: Of weights, keys and values.
+        device: Where they would be.
+        context: Tokens of one sequence.
+
+    Raises:
+        OptionError: The share of the memory is out of range.
+    """
+    weights = weight_bytes(match.checkpoint.tensors, dtype)
+    block_size = options.kv_cache_page_size
+    per_block = block_bytes(specs, block_size=block_size, dtype=dtype)
+    budget = _budget(match, options, dtype, device, weights)
+    room = max(budget, 0) // per_block * block_size
+    return Memory(
+        free_bytes=free_memory(device),
+        stored_bytes=sum(info.nbytes for info in match.checkpoint.stored.tensors.values()),
+        weight_bytes=weights,
+        kv_bytes_per_token=per_block // block_size,
+        context=context,
+        kv_bytes=-(-context // block_size) * per_block,
+        context_that_fits=min(room, match.config.context_length),
+        kv_tokens_that_fit=room,
+    )
+
+
+def _budget(
+    match: Match,
+    options: EngineOptions,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: int,
+) -> int:
+    """What the KV cache may take once the weights are loaded."""
+    default = _GPU_LIMITS if device.type == "cuda" else _CPU_LIMITS
+    max_batch_size = options.max_batch_size or default.max_batch_size
+    max_batch_tokens = options.max_batch_input_tokens or max(
+        default.max_batch_tokens, max_batch_size
+    )
+    reserve = activation_bytes(match.config, max_batch_tokens, max_batch_size, dtype)
+    share = options.device_memory_utilization
+    if device.type == "cuda":
+        return kv_budget(share, device, reserve + weights)
+    # On a host the share is of what is free, which will be less by the weights.
+    left = 1 - weights / max(free_memory(device), 1)
+    return int(kv_budget(share, device, 0) * left) - reserve

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+import zmq
+
+from ferrule.engine import process
+from ferrule.engine.block_pool import BlockPool
+from ferrule.engine.engine import Engine
+from ferrule.engine.messages import (
+    Abort,
+    Outputs,
+    Request,
+    Shutdown,
+    decode_from_engine,
+    encode,
+)
+from ferrule.engine.process import run_engine
+from ferrule.engine.scheduler import Scheduler
+from ferrule.plan import SamplingParams, StepResult
+
+
+class ScriptedRunner:
+    """Says what the script has for the client's side before each step, then gives a token each."""
+
+    def __init__(self, client, script):
+        self.client = client
+        self.script = script
+        self.num_steps = 0
+
+    def run(self, plan):
+        for message in self.script.get(self.num_steps, []):
+            self.client.send(encode(message))
+        self.num_steps += 1
+        return StepResult(tokens=[5] * sum(chunk.samples for chunk in plan.chunks))
+
+
+@pytest.fixture
+def sockets():
+    with zmq.Context() as context:
+        engine, client = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+        with engine, client:
+            engine.bind("inproc://engine")
+            client.connect("inproc://engine")
+            yield engine, client
+
+
+def requests(*ids, max_tokens=4):
+    sampling = SamplingParams(max_tokens=max_tokens)
+    return [Request(id=id, tokens=[1, 2, 3], sampling=sampling) for id in ids]
+
+
+def run(sockets, first, script):
+    """Runs the loop until the script shuts it down; what the client then finds."""
+    engine_socket, client = sockets
+    scheduler = Scheduler(
+        BlockPool(16), max_batch_size=4, max_batch_tokens=16, max_length=32, block_size=4
+    )
+    for message in first:
+        client.send(encode(message))
+    run_engine(Engine(scheduler, ScriptedRunner(client, script)), engine_socket)
+    received = []
+    while client.poll(0):
+        received.append(decode_from_engine(client.recv()))
+    return received
+
+
+def test_one_message_a_step_holds_all_outputs(sockets):
+    received = run(sockets, requests("a", "b"), {3: [Shutdown()]})
+
+    assert [[output.id for output in one.outputs] for one in received] == [["a", "b"]] * 4
+
+
+def test_the_loop_ends_when_it_is_told_to_with_requests_running(sockets):
+    received = run(sockets, requests("a", max_tokens=20), {1: [Shutdown()]})
+
+    assert len(received) == 2
+
+
+def test_requests_and_aborts_that_arrive_during_a_step_count_for_the_next(sockets):
+    script = {0: requests("b"), 1: [Abort(["a"])], 4: [Shutdown()]}
+
+    received = run(sockets, requests("a", max_tokens=20), script)
+
+    said = [[(output.id, output.finish_reason) for output in one.outputs] for one in received]
+    assert said == [
+        [("a", None)],
+        [("a", None), ("b", None)],
+        [("a", "abort"), ("b", None)],
+        [("b", None)],
+        [("b", "length")],
+    ]
+
+
+def test_figures_go_with_the_first_outputs_and_when_the_engine_falls_idle(sockets, monkeypatch):
+    monkeypatch.setattr(process, "_STATS_SECONDS", 1000)
+
+    received = run(sockets, requests("a"), {3: [Shutdown()]})
+
+    assert [one.stats is not None for one in received] == [True, False, False, True]
+    assert received[-1].stats.running == 0
+
+
+def test_figures_go_out_with_the_step_that_they_are_due(sockets, monkeypatch):
+    monkeypatch.setattr(process, "_STATS_SECONDS", 0)
+
+    received = run(sockets, requests("a"), {3: [Shutdown()]})
+
+    assert [one.stats.steps_total for one in received] == [1, 2, 3, 4]
+
+
+def test_a_step_without_outputs_sends_nothing_but_figures_that_are_due(sockets, monkeypatch):
+    monkeypatch.setattr(process, "_STATS_SECONDS", 1000)
+    long = Request(id="a", tokens=[1] * 30, sampling=SamplingParams(max_tokens=1))
+
+    received = run(sockets, [long], {1: [Shutdown()]})
+
+    # The prompt takes two steps and gives a token in the second.
+    first, second = received
+    assert first == Outputs([], first.stats)
+    assert [output.id for output in second.outputs] == ["a"]
