@@ -14,6 +14,9 @@ from ferrule.rope_config import ROPE_KEYS, read_rope
 Config = Mapping[str, Any]
 Windows = Callable[[Config, int], tuple[int | None, ...]]
 
+WINDOW_KEYS = frozenset(("sliding_window", "use_sliding_window", "layer_types"))
+"""Config keys that ``windows_by_layer`` reads."""
+
 # What does not change a token that is generated: training, bookkeeping, generation defaults
 # (read from elsewhere) and what torch decides for itself.
 _HARMLESS = frozenset(
@@ -137,6 +140,25 @@ def read(config: Config, key: str, kind: type[_T], default: _T | None = None) ->
         expected = "an integer" if kind is int else "a number"
         raise ConfigError(f"The config's {key!r} is {value!r}; expected {expected}.")
     return kind(value)
+
+
+def windows_by_layer(config: Config, num_layers: int) -> tuple[int | None, ...]:
+    """``windows`` of Qwen's families: by ``layer_types``, else from ``max_window_layers`` upwards.
+
+    Raises:
+        ConfigError: ``layer_types`` are of another number or kind.
+    """
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    first = config.get("max_window_layers", 28)
+    types = config.get("layer_types") or [
+        "full_attention" if i < first else "sliding_attention" for i in range(num_layers)
+    ]
+    if len(types) != num_layers or set(types) - {"full_attention", "sliding_attention"}:
+        raise ConfigError(
+            f"layer_types has {len(types)} entries of {', '.join(sorted(set(types)))}; expected "
+            f"{num_layers} of full_attention or sliding_attention."
+        )
+    return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
 class _FollowFile:

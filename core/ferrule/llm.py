@@ -92,7 +92,7 @@ class LLM:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        sampling: SamplingParams | None = None,
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         n: int = 1,
     ) -> list[Generation]:
@@ -100,13 +100,15 @@ class LLM:
 
         Args:
             prompts: Texts or lists of token ids.
-            sampling: For all of them; None: the checkpoint's own defaults.
+            sampling: For all of them, or one for each; None: the checkpoint's own defaults.
             n: Answers for each prompt.
 
         Raises:
             RequestError: A prompt or a parameter is wrong; nothing has run then.
         """
         tokens = [tokenize(self.model, prompt) for prompt in prompts]
+        if not isinstance(sampling, Sequence):
+            sampling = [sampling or self.model.sampling] * len(prompts)
         return self._run(tokens, sampling, n)
 
     def chat(
@@ -126,7 +128,7 @@ class LLM:
             template_kwargs: More variables for the template.
         """
         tokens = render_chat(self.model, messages, template_kwargs=template_kwargs)
-        return self._run([tokens], sampling, n)[0]
+        return self._run([tokens], [sampling or self.model.sampling], n)[0]
 
     def stream(
         self, prompt: Prompt | Sequence[Mapping[str, Any]], sampling: SamplingParams | None = None
@@ -142,14 +144,17 @@ class LLM:
             if _is_chat(prompt)
             else tokenize(self.model, prompt)  # pyright: ignore[reportArgumentType]
         )
-        (completion,) = self._completions(tokens, sampling, 1)
+        (completion,) = self._completions(tokens, sampling or self.model.sampling, 1)
         for _, delta in self._steps([completion]):
             yield delta
 
     def _run(
-        self, prompts: list[list[int]], sampling: SamplingParams | None, n: int
+        self, prompts: list[list[int]], sampling: Sequence[SamplingParams], n: int
     ) -> list[Generation]:
-        groups = [self._completions(tokens, sampling, n) for tokens in prompts]
+        groups = [
+            self._completions(tokens, params, n)
+            for tokens, params in zip(prompts, sampling, strict=True)
+        ]
         completions = [completion for group in groups for completion in group]
         answers = [Answer() for _ in completions]
         for index, delta in self._steps(completions):
@@ -165,14 +170,12 @@ class LLM:
             for tokens, group in zip(prompts, groups, strict=True)
         ]
 
-    def _completions(
-        self, tokens: list[int], sampling: SamplingParams | None, n: int
-    ) -> list[Completion]:
+    def _completions(self, tokens: list[int], sampling: SamplingParams, n: int) -> list[Completion]:
         requests = make_requests(
             self.model,
             limits_of(self.info),
             tokens,
-            sampling or self.model.sampling,
+            sampling,
             request_id=f"llm-{next(self._ids)}",
             n=n,
             default_max_tokens=self.model.max_tokens,

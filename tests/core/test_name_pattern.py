@@ -67,7 +67,7 @@ def test_a_placeholder_cannot_stand_twice():
 
 @pytest.mark.parametrize(("stored", "canonical"), [("a.{n}", "b.{m}"), ("a.{n*}", "b.{n}")])
 def test_an_unknown_placeholder_on_the_right_is_refused(stored, canonical):
-    with pytest.raises(ValueError, match="which 'a.* does not have"):
+    with pytest.raises(ValueError, match=r"which 'a.* does not have"):
         NamePattern(canonical).check_filled_by(NamePattern(stored))
 
 

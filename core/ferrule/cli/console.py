@@ -6,8 +6,8 @@ import sys
 
 from rich.console import Console
 
-# Wide enough for any line: what goes into a file or a pipe is not folded.
-_UNFOLDED = 400
+# Of tables in files and pipes; plain lines are never folded there.
+_FILE_WIDTH = 160
 _UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
 
 
@@ -34,7 +34,7 @@ def _console(*, is_stderr: bool) -> Console:
     is_terminal = (sys.stderr if is_stderr else sys.stdout).isatty()
     return Console(
         stderr=is_stderr,
-        width=None if is_terminal else _UNFOLDED,
+        width=None if is_terminal else _FILE_WIDTH,
         highlight=False,
         emoji=False,
         markup=False,

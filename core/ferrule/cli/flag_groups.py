@@ -36,7 +36,7 @@ def takes(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
         for name, parameter in _parameters(command).items():
             merged += flags[name].values() if name in flags else [parameter]
         # typer reads a command's parameters from its signature.
-        run.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+        run.__dict__["__signature__"] = inspect.Signature(
             [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in merged]
         )
         return run

@@ -52,12 +52,11 @@ def _grid(rows: Iterable[tuple[str, ...]]) -> Table:
 
 
 def _match_rows(report: Inspection) -> Iterator[tuple[str, ...]]:
-    kinds = {"dialect": "weight adapter"}
     for choice in report.choices:
-        kind = kinds.get(choice.kind, choice.kind)
-        yield kind, choice.name, f"({choice.origin})", choice.reason
-    if report.not_chosen:
-        yield "not taken", "", "", ", ".join(report.not_chosen)
+        others = report.not_chosen.get(choice.kind)
+        unlike = f"; not {', '.join(others)}" if others else ""
+        kind = "weight adapter" if choice.kind == "dialect" else choice.kind
+        yield kind, choice.name, f"({choice.origin})", choice.reason + unlike
 
 
 def _model_rows(report: Inspection) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from ferrule.cli.console import stderr
@@ -38,7 +39,7 @@ class Display(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the last stage, if one goes on."""
+        """Ends the last stage; later ones are not shown."""
         ...
 
 
@@ -73,17 +74,19 @@ class LiveDisplay:
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
-            _Bar(),
-            TextColumn("{task.fields[detail]}", style="dim"),
             _Seconds(),
+            _Detail(),
             console=console,
             transient=is_transient,
         )
         self._stage = ""
         self._task: TaskID | None = None
+        self._is_closed = False
 
     def report(self, stage: Stage) -> None:
         """Takes what goes on now; another name than before begins another stage."""
+        if self._is_closed:
+            return
         if self._task is None or stage.stage != self._stage:
             self._finish_stage()
             self._progress.start()
@@ -98,7 +101,8 @@ class LiveDisplay:
         self._progress.console.print(Text(text, style=style), soft_wrap=True)
 
     def close(self) -> None:
-        """Ends the last stage, if one goes on."""
+        """Ends the last stage; later ones are not shown."""
+        self._is_closed = True
         self._finish_stage()
         self._progress.stop()
 
@@ -121,11 +125,13 @@ class LineDisplay:
         self._stage = ""
         self._said = ""
         self._due = 0.0
+        self._is_closed = False
 
     def report(self, stage: Stage) -> None:
         """Takes what goes on now; another name than before begins another stage."""
         now = time.monotonic()
-        if stage.stage == self._stage and stage.fraction != 1 and now < self._due:
+        is_same = stage.stage == self._stage and stage.fraction != 1
+        if self._is_closed or (is_same and now < self._due):
             return
         self._stage, self._due = stage.stage, now + _LINE_SECONDS
         text = f"{stage.stage}: {stage.detail}" if stage.detail else stage.stage
@@ -138,22 +144,29 @@ class LineDisplay:
         self._console.print(Text(text, style=style), soft_wrap=True)
 
     def close(self) -> None:
-        """Every line has been written already."""
-
-
-class _Bar(ProgressColumn):
-    """A bar for stages that know how much of them is done."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bar = BarColumn(bar_width=24)
-
-    def render(self, task: Task) -> RenderableType:
-        return self._bar.render(task) if task.fields["has_bar"] else ""
+        """Later stages are not shown."""
+        self._is_closed = True
 
 
 class _Seconds(ProgressColumn):
     """How long a stage has taken."""
 
     def render(self, task: Task) -> RenderableType:
-        return Text(f"{task.finished_time or task.elapsed or 0:.1f} s", style="dim")
+        seconds = task.finished_time or task.elapsed or 0
+        return Text(f"{seconds:.1f} s", style="dim", justify="right")
+
+
+class _Detail(ProgressColumn):
+    """Sizes or names, behind a bar where a stage knows how much of it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = BarColumn(bar_width=24)
+
+    def render(self, task: Task) -> RenderableType:
+        detail = Text(task.fields["detail"], style="dim")
+        if not task.fields["has_bar"]:
+            return detail
+        row = Table.grid(padding=(0, 1))
+        row.add_row(self._bar.render(task), detail)
+        return row

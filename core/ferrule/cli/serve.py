@@ -42,12 +42,8 @@ def serve(
 ) -> None:
     """Serve a checkpoint behind an OpenAI-compatible API."""
     # The server's libraries cost half a second to import, which --help need not wait for.
-    from ferrule.cli.serving import model_name, serve_model
+    from ferrule.cli.serving import serve_model
 
-    status = serve_model(
-        options,
-        server,
-        name=served_model_name or model_name(options.model),
-        chat_template=chat_template,
+    raise typer.Exit(
+        serve_model(options, server, name=served_model_name, chat_template=chat_template)
     )
-    raise typer.Exit(status)

@@ -17,7 +17,6 @@ import uvloop
 
 from ferrule.checkpoint.location import HubRepo, find_location
 from ferrule.checkpoint.open import open_checkpoint
-from ferrule.cli.console import size
 from ferrule.cli.progress import Display, start_display
 from ferrule.cli.server_flags import LogLevel, ServerOptions
 from ferrule.cli.summary import show_summary
@@ -58,7 +57,7 @@ def serve_model(
     """
     _set_up_logging(server)
     with closing(listen(server.host, server.port)) as sock, start_display() as display:
-        name = name or _name_of(options.model)
+        name = name or model_name(options.model)
         model = _read_text_side(options, name, chat_template, display)
         if model.tokenizer is not None:
             known = model.tokenizer.vocab_size
@@ -67,7 +66,7 @@ def serve_model(
             return runner.run(_serve(model, options, server, sock, display))
 
 
-def _name_of(location: str) -> str:
+def model_name(location: str) -> str:
     """``org/name``, or a directory's or file's name."""
     found = find_location(location)
     if isinstance(found, HubRepo):
@@ -87,9 +86,6 @@ def _read_text_side(
         quantization_encoding=options.quantization_encoding,
         progress=lambda stage, fraction, detail: display.report(Progress(stage, fraction, detail)),
     )
-    stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    detail = f"{len(checkpoint.tensors)} tensors, {size(stored)}"
-    display.report(Progress("opening the checkpoint", detail=detail, fraction=None))
     display.report(Progress("reading the tokenizer"))
     model = served_model(
         checkpoint, names=[name], created=int(time.time()), chat_template=chat_template

@@ -43,19 +43,20 @@ def choices(match: Match, plugins: Plugins, options: EngineOptions) -> Iterator[
     )
 
 
-def not_chosen(match: Match, plugins: Plugins) -> list[str]:
-    """Dialects and architectures that are installed and were not taken, with their kind."""
-    adapters = [
-        f"weight adapter {adapter.name}"
-        for adapter in plugins.weight_adapters.values()
-        if adapter.kind == "dialect" and not _is_taken(adapter, match)
-    ]
-    architectures = [
-        f"architecture {name}"
-        for name, architecture in plugins.architectures.items()
-        if architecture is not match.architecture
-    ]
-    return adapters + architectures
+def not_chosen(match: Match, plugins: Plugins) -> dict[str, list[str]]:
+    """Names of the dialects and architectures that are installed and were not taken, by kind."""
+    return {
+        "dialect": [
+            name
+            for name, adapter in plugins.weight_adapters.items()
+            if adapter.kind == "dialect" and not _is_taken(adapter, match)
+        ],
+        "architecture": [
+            name
+            for name, architecture in plugins.architectures.items()
+            if architecture is not match.architecture
+        ],
+    }
 
 
 def _is_taken(adapter: WeightAdapter, match: Match) -> bool:

@@ -97,7 +97,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         location: As the user gave it.
         kind: The container of the weights.
         choices: Wrappers in the order in which they peel off, the dialect, the architecture.
-        not_chosen: Dialects and architectures that are installed and were not taken.
+        not_chosen: Installed dialects and architectures that were not taken, by kind.
         config: The model's numbers, by the names of ModelConfig.
         context_length: Tokens that the positions reach.
         ropes: The rotary settings of every rotation that the model computes, by the names of
@@ -120,7 +120,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     location: str
     kind: str
     choices: list[Choice]
-    not_chosen: list[str]
+    not_chosen: dict[str, list[str]]
     config: dict[str, Any]
     context_length: int
     ropes: list[dict[str, Any]]

@@ -44,7 +44,7 @@ class Attention(nn.Module):
         window: Of this layer.
     """
 
-    def __init__(self, config: ModelConfig, *, window: int | None = None) -> None:
+    def __init__(self, config: ModelConfig, window: int | None = None) -> None:
         super().__init__()
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
         self.spec = AttentionSpec(

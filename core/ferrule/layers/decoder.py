@@ -22,11 +22,18 @@ class DecoderLayer(nn.Module):
     Args:
         config: Sizes.
         index: Which layer this is, for what differs by layer; it must not enter ``forward``.
+        attention: Makes the attention from the config and this layer's window. One of a plugin's
+            own has a ``spec`` and is called as ``attention(hidden, rotation, attend)``.
     """
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        index: int,
+        attention: Callable[[ModelConfig, int | None], nn.Module] = Attention,
+    ) -> None:
         super().__init__()
-        self.self_attn = Attention(config, window=config.windows[index])
+        self.self_attn = attention(config, config.windows[index])
         self.mlp = MLP(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)

@@ -65,7 +65,7 @@ def parse(body: bytes, kind: type[T]) -> tuple[T, JsonObject]:
         request = msgspec.convert(plain, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise RequestError(str(error), param=_param(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the body is not valid JSON: {error}") from error
     _refuse_unsupported(plain)
     return request, plain

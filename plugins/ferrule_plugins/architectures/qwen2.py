@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ferrule import Architecture, Checkpoint, FerruleError, ModelConfig, hookimpl
-from ferrule.hf_config import decoder_config, is_family
+from ferrule import Architecture, Checkpoint, ModelConfig, hookimpl
+from ferrule.hf_config import WINDOW_KEYS, decoder_config, is_family, windows_by_layer
 from ferrule.layers import Decoder
-
-
-def windows(config: Mapping[str, Any], num_layers: int) -> tuple[int | None, ...]:
-    """By ``layer_types`` if the config has them, else from ``max_window_layers`` upwards."""
-    window = config.get("sliding_window") if config.get("use_sliding_window") else None
-    first = config.get("max_window_layers", 28)
-    types = config.get("layer_types") or [
-        "full_attention" if i < first else "sliding_attention" for i in range(num_layers)
-    ]
-    if len(types) != num_layers or set(types) - {"full_attention", "sliding_attention"}:
-        raise FerruleError(
-            f"layer_types has {len(types)} entries of {sorted(set(types))}; expected "
-            f"{num_layers} of full_attention or sliding_attention."
-        )
-    return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
 def configure(checkpoint: Checkpoint) -> ModelConfig:
@@ -36,8 +18,8 @@ def configure(checkpoint: Checkpoint) -> ModelConfig:
     return decoder_config(
         checkpoint,
         defaults=defaults,
-        known={"sliding_window", "use_sliding_window", "layer_types"},
-        windows=windows,
+        known=WINDOW_KEYS,
+        windows=windows_by_layer,
         qkv_bias=True,
     )
 

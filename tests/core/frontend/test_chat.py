@@ -6,6 +6,7 @@ import pytest
 
 from ferrule.errors import RequestError
 from ferrule.frontend.chat import render_chat
+from ferrule.tokenizer.chat_template import ChatTemplate
 
 USER = {"role": "user", "content": "hi"}
 
@@ -120,3 +121,10 @@ def test_model_without_a_template_says_what_helps(model):
 def test_model_without_a_tokenizer_says_what_helps(model):
     with pytest.raises(RequestError, match=r"no tokenizer(.|\n)*token ids"):
         render_chat(dataclasses.replace(model, template=None, tokenizer=None), [USER])
+
+
+def test_template_that_is_stopped_is_an_error_of_this_request(model):
+    endless = ChatTemplate("{% for i in range(99999) %}xxxxxxxx{% endfor %}", {}, max_characters=99)
+    with pytest.raises(RequestError, match="stopped") as caught:
+        render_chat(dataclasses.replace(model, template=endless), [USER])
+    assert caught.value.param == "messages"

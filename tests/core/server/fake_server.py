@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 
 import tokenizers
+import uvloop
 from tokenizers import decoders, models, pre_tokenizers
 
 from ferrule.engine.client import EngineStatus
@@ -20,7 +22,7 @@ from ferrule.frontend.model import ServedModel
 from ferrule.plan import SamplingParams, TokenLogprobs
 from ferrule.server.app import create_service
 from ferrule.server.listen import listen
-from ferrule.server.serve import run_server
+from ferrule.server.serve import HttpServer
 from ferrule.tokenizer.chat_template import ChatTemplate
 from ferrule.tokenizer.tokenizer import Tokenizer
 
@@ -204,15 +206,17 @@ def main() -> int:
             asyncio.get_running_loop().call_later(options.dies_after, engine.die, "signal 9")
         return engine.info
 
+    async def serve() -> int:
+        service = create_service(make_model(), engine)
+        server = HttpServer(service, sock, shutdown_seconds=options.shutdown_seconds)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, server.stop, number)
+        return await server.run(start, lambda info: tell("ready", info.architecture))
+
     started = time.monotonic()
     try:
-        status = run_server(
-            create_service(make_model(), engine),
-            sock,
-            start=start,
-            on_ready=lambda info: tell("ready", info.architecture),
-            shutdown_seconds=options.shutdown_seconds,
-        )
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            status = runner.run(serve())
     except FerruleError as error:
         tell(type(error).__name__, error)
         status = 1

@@ -6,6 +6,8 @@ import pytest
 
 from ferrule.engine.client import EngineStatus
 from ferrule.engine.messages import Progress
+from ferrule.errors import EngineDeadError, EngineStartingError, RequestError, TokenizerError
+from ferrule.server.errors import ServerStoppingError, error_body
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
@@ -103,3 +105,24 @@ async def test_unexpected_failure_is_500_logged_and_kept_back(client, service, c
     assert response.json()["error"]["type"] == "server_error"
     assert "secret" not in response.text
     assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (RequestError("x", code="c"), "invalid_request_error", "c"),
+        (EngineStartingError("x"), "server_error", "engine_starting"),
+        (EngineDeadError("x"), "server_error", "engine_dead"),
+        (ServerStoppingError("x"), "server_error", "server_stopping"),
+        (TokenizerError("x"), "server_error", None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_kind_of_error_has_its_type_and_code(error, kind, code):
+    detail = error_body(error).error
+    assert (detail.message, detail.type, detail.code) == ("x", kind, code)
+
+
+def test_hint_follows_the_message():
+    error = RequestError("too long", hint="Shorten it.")
+    assert error_body(error).error.message == "too long. Shorten it."

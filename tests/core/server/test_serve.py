@@ -147,8 +147,7 @@ async def test_client_that_does_not_read_is_cut_after_the_limit():
             await asyncio.sleep(2)
             server.send(signal.SIGTERM)
             status, out, err = await server.end(20)
-    assert status == 0
-    assert "Cancel 1 running task(s)" in err
+    assert (status, err) == (0, "")
     assert "stopped True" in out
 
 

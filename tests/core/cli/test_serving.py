@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from ferrule.cli.server_flags import server_flags
+from ferrule.cli.serving import model_name, serve_model
+from ferrule.engine.options import EngineOptions
+from ferrule.errors import FerruleError
+
+
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        ("my-finetune/", "my-finetune"),
+        ("model.Q4_K_M.gguf", "model.Q4_K_M"),
+        ("big-00001-of-00003.gguf", "big"),
+    ],
+)
+def test_a_model_is_called_after_its_directory_or_file(tmp_path, name, served):
+    path = tmp_path / name
+    path.mkdir() if name.endswith("/") else path.touch()
+    assert model_name(str(path)) == served
+
+
+def test_a_model_of_the_hub_is_called_after_its_repository():
+    assert model_name("org/name@v1.0") == "org/name"
+
+
+def test_the_directory_one_stands_in_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert model_name(".") == tmp_path.name
+
+
+@pytest.fixture
+def warnings_of(tiny_llama, capsys):
+    """What is said of the tiny checkpoint before an engine that cannot start is started."""
+
+    def run():
+        server, options = server_flags(port=0), EngineOptions(model=str(tiny_llama), devices="no")
+        with pytest.raises(FerruleError):
+            serve_model(options, server)
+        return [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+
+    return run
+
+
+def test_a_missing_template_is_a_warning(tiny_llama, warnings_of):
+    (tiny_llama / "tokenizer_config.json").unlink()
+    (warning,) = warnings_of()
+    assert "no chat template" in warning
+    assert "--chat-template FILE" in warning
+
+
+def test_a_missing_tokenizer_is_a_warning(tiny_llama, warnings_of):
+    (tiny_llama / "tokenizer_config.json").unlink()
+    (tiny_llama / "tokenizer.json").unlink()
+    (warning,) = warnings_of()
+    assert "no tokenizer" in warning
+    assert "return_token_ids" in warning
