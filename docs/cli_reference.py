@@ -24,8 +24,10 @@ _INTRODUCTION = """\
 
 This page is made from the commands' own flags. `ferrule COMMAND --help` shows the same.
 
-Every flag with a variable in its row can be set in the environment instead: `FERRULE_MAX_LENGTH=4096`
-is `--max-length 4096`; what is typed wins. `FERRULE_DEBUG=1` shows where an error was raised.
+Every flag with a variable in its row can be set in the environment instead:
+`FERRULE_MAX_LENGTH=4096` is `--max-length 4096`; what is typed wins. `FERRULE_DEBUG=1` shows
+where an error was raised.
+
 The exit status is 0 after success, 1 after an error with an explanation, 2 after a wrong flag and
 130 after Ctrl-C.
 """

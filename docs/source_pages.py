@@ -10,14 +10,13 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-_FOLDERS = ("core", "plugins", "contrib", "tests")
 _LINK = re.compile(r"\]\((?P<target>(?:\.\./)+[^)#\s]+\.(?:py|toml))\)")
 
 
@@ -49,9 +48,9 @@ def _linked(file: File) -> Iterator[str]:
 
 
 def _source(page: str, target: str) -> str | None:
-    """The linked file's path below the repository; None if it is none of ours."""
+    """The linked file's path below the repository; None if it is not there."""
     path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
-    is_ours = PurePosixPath(path).parts[0] in _FOLDERS and (ROOT / path).is_file()
+    is_ours = not path.startswith("..") and (ROOT / path).is_file()
     return path if is_ours else None
 
 

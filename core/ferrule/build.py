@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
+from torch import nn
 
 from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.checkpoint.open import open_checkpoint
@@ -19,7 +20,7 @@ from ferrule.engine.options import EngineOptions
 from ferrule.engine.scheduler import Scheduler
 from ferrule.errors import OptionError, OutOfMemoryError
 from ferrule.layers.attention import AttentionSpec
-from ferrule.loading import load
+from ferrule.loading import build, load
 from ferrule.matching import Match, match
 from ferrule.model_config import ModelConfig
 from ferrule.plugins import Plugins
@@ -39,17 +40,30 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What a step and a sequence may have at most."""
+class BatchLimits:
+    """The most that one step runs.
 
-    max_batch_size: int
-    max_batch_tokens: int
+    Attributes:
+        num_sequences: Sequences together.
+        num_tokens: Tokens, prefill and decode together.
+    """
+
+    num_sequences: int
+    num_tokens: int
 
 
-# On a CPU a step of 512 tokens already takes as long as its weights take to read, so larger ones
-# would only make other streams wait; a GPU needs some thousand to be busy.
-_CPU_LIMITS = Limits(max_batch_size=32, max_batch_tokens=512)
-_GPU_LIMITS = Limits(max_batch_size=256, max_batch_tokens=8192)
+# On a CPU a step of 512 tokens already takes many times as long as its weights take to read, so
+# larger ones would only make other streams wait; a GPU needs some thousand to be busy.
+_CPU_LIMITS = BatchLimits(num_sequences=32, num_tokens=512)
+_GPU_LIMITS = BatchLimits(num_sequences=256, num_tokens=8192)
+
+
+def batch_limits(options: EngineOptions, device: torch.device) -> BatchLimits:
+    """What was asked for, or what suits the device."""
+    default = _GPU_LIMITS if device.type == "cuda" else _CPU_LIMITS
+    num_sequences = options.max_batch_size or default.num_sequences
+    num_tokens = options.max_batch_input_tokens or max(default.num_tokens, num_sequences)
+    return BatchLimits(num_sequences=num_sequences, num_tokens=num_tokens)
 
 
 def build_engine(
@@ -65,24 +79,28 @@ def build_engine(
         FerruleError: The checkpoint, the plugins, the options or the memory do not allow it.
     """
     device = resolve_device(options.devices)
-    chosen = find_match(options, report)
+    report(Progress(stage="finding plugins"))
+    plugins = Plugins.installed([Path(file) for file in options.plugins])
+    report(Progress(stage="reading headers", detail=options.model))
+    chosen = find_match(options, plugins, report)
     dtype = resolve_dtype(options.dtype, chosen.checkpoint, device)
     _check_max_length(options.max_length, chosen.config)
     _check_weights_fit(chosen.checkpoint.tensors, dtype, device)
-    model: Model = _loaded(chosen, dtype, device, report)
-    return _assemble(options, chosen, model, dtype, device, report)
+    with plugins.calling(chosen.architecture, "build"):
+        module = build(chosen)
+    _load(module, chosen, dtype, device, report)
+    # That a plugin's module is a Model shows at its first call.
+    return _assemble(options, chosen, cast("Model", module), dtype, device, report)
 
 
-def find_match(options: EngineOptions, report: Report = lambda _: None) -> Match:
+def find_match(options: EngineOptions, plugins: Plugins, report: Report = lambda _: None) -> Match:
     """Opens the checkpoint and decides how to read it; headers only.
 
     Args:
         options: The model, and what overrules the match.
-        report: Told of each stage.
+        plugins: All that may be chosen.
+        report: Told of downloads.
     """
-    report(Progress(stage="finding plugins"))
-    plugins = Plugins.installed([Path(file) for file in options.plugins])
-    report(Progress(stage="reading headers", detail=options.model))
     checkpoint = open_checkpoint(
         options.model,
         weight_path=options.weight_path,
@@ -126,9 +144,9 @@ def _check_weights_fit(
         )
 
 
-def _loaded(
-    chosen: Match, dtype: torch.dtype, device: torch.device, report: Report
-) -> Any:  # a plugin's module; that it is a Model shows at its first call
+def _load(
+    module: nn.Module, chosen: Match, dtype: torch.dtype, device: torch.device, report: Report
+) -> None:
     last = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -140,7 +158,7 @@ def _loaded(
             report(Progress(stage="loading weights", fraction=done / max(total, 1), detail=detail))
 
     try:
-        return load(chosen, dtype=dtype, device=device, progress=progress)
+        load(module, chosen, dtype=dtype, device=device, progress=progress)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"The memory of {device} ran out while weights were loaded.",
@@ -157,14 +175,12 @@ def _assemble(
     report: Report,
 ) -> tuple[Engine, EngineInfo]:
     config, specs = chosen.config, model.attention_specs()
-    default = _GPU_LIMITS if device.type == "cuda" else _CPU_LIMITS
-    max_batch_size = options.max_batch_size or default.max_batch_size
-    max_batch_tokens = options.max_batch_input_tokens or max(
-        default.max_batch_tokens, max_batch_size
+    limits = batch_limits(options, device)
+    reserve = activation_bytes(config, limits.num_tokens, limits.num_sequences, dtype)
+    budget = kv_budget(options.device_memory_utilization, device, reserve=reserve)
+    max_length, num_blocks = _size_cache(
+        options, config, specs, dtype, limits.num_sequences, budget
     )
-    reserve = activation_bytes(config, max_batch_tokens, max_batch_size, dtype)
-    budget = kv_budget(options.device_memory_utilization, device, reserve)
-    max_length, num_blocks = _size_cache(options, config, specs, dtype, max_batch_size, budget)
     block_size = options.kv_cache_page_size
     kv_bytes = num_blocks * block_bytes(specs, block_size=block_size, dtype=dtype)
     report(Progress(stage="allocating KV cache", detail=gib(kv_bytes)))
@@ -172,7 +188,7 @@ def _assemble(
     runner = ModelRunner(
         model,
         cache,
-        max_batch_size=max_batch_size,
+        max_batch_size=limits.num_sequences,
         max_length=max_length,
         vocab_size=config.vocab_size,
         num_known_tokens=options.num_known_tokens or config.vocab_size,
@@ -180,8 +196,8 @@ def _assemble(
     )
     scheduler = Scheduler(
         BlockPool(num_blocks),
-        max_batch_size=max_batch_size,
-        max_batch_tokens=max_batch_tokens,
+        max_batch_size=limits.num_sequences,
+        max_batch_tokens=limits.num_tokens,
         max_length=max_length,
         block_size=block_size,
         enable_prefix_caching=options.enable_prefix_caching,
@@ -196,7 +212,7 @@ def _assemble(
         vocab_size=config.vocab_size,
         num_blocks=num_blocks,
         block_size=block_size,
-        max_batch_size=max_batch_size,
+        max_batch_size=limits.num_sequences,
         weight_bytes=weight_bytes(chosen.checkpoint.tensors, dtype),
         kv_bytes=kv_bytes,
         notes=[*chosen.notes, *_length_note(options, config, max_length)],

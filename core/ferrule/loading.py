@@ -125,15 +125,17 @@ def account(model: nn.Module, tensors: Mapping[str, TensorInfo]) -> Accounting:
 
 
 def load(
+    model: nn.Module,
     match: Match,
     *,
     dtype: torch.dtype,
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> nn.Module:
-    """Builds the model and streams its weights to the device, each tensor once.
+) -> None:
+    """Streams the weights into a built model on the device, each tensor once.
 
     Args:
+        model: As ``build`` made it.
         match: The pair and the canonical checkpoint.
         dtype: Of activations and of weights that are not kept packed.
         device: Where the model will run.
@@ -142,7 +144,6 @@ def load(
     Raises:
         LoadError: Tensors are missing, surplus, misshaped or in an unknown format.
     """
-    model = build(match)
     tensors = match.checkpoint.tensors
     accounting = account(model, tensors)
     if not accounting.is_exact:
@@ -162,7 +163,7 @@ def load(
             progress(done, total)
         owner.finish()
     _settle_buffers(model, device)
-    return model.eval()
+    model.eval()
 
 
 def _rows(match: Match, name: str) -> Tensor:

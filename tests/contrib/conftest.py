@@ -26,9 +26,21 @@ from packaging.utils import canonicalize_name
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, Qwen3Config
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 ROOT = Path(__file__).parents[2]
 CONTRIB = ROOT / "contrib"
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
 
 
 class Environment:
@@ -85,7 +97,12 @@ def clean_variables():
     """The variables of this process without what would change a fresh environment."""
     changing = ("PYTHON", "PIP_", "FERRULE_", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
-    return kept | {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # The models are so small that a second thread would only wait for the first.
+    return kept | {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def build_wheel(source: Path, wheels: Path) -> None:
@@ -151,13 +168,22 @@ def environment(wheels, tmp_path_factory):
     return fresh
 
 
+@pytest.fixture(scope="session")
+def build_tools(tmp_path_factory):
+    """A folder with hatchling: what pip would fetch to build a plugin."""
+    folder = tmp_path_factory.mktemp("build-tools")
+    link([Requirement("hatchling")], folder)
+    return folder
+
+
 @pytest.fixture
-def test_tools(wheels, tmp_path):
-    """A folder with what the tests of a distribution need besides the distribution itself."""
+def test_tools(wheels, tmp_path_factory):
+    """Makes a folder with what the tests of a distribution need besides."""
 
     def make(name):
-        link(requirements(wheels, name, extra="test"), tmp_path)
-        return tmp_path
+        folder = tmp_path_factory.mktemp("test-tools")
+        link(requirements(wheels, name, extra="test"), folder)
+        return folder
 
     return make
 
@@ -184,6 +210,16 @@ def save(tmp_path_factory):
         return model, folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def llama(save):
+    return save(LlamaForCausalLM, LlamaConfig(**SIZES))
+
+
+@pytest.fixture(scope="session")
+def qwen3(save):
+    return save(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=32))
 
 
 @pytest.fixture(scope="session")

@@ -15,20 +15,8 @@ import httpx
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, Qwen3Config
-from transformers.models.llama.modeling_llama import LlamaForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
-SIZES = {
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
 # More than 20 tokens: fewer do not show rows in the wrong order (case F9).
 PROMPT = " ".join(f"w{token}" for token in torch.arange(7, 7 + 40 * 5, 5).remainder(97).tolist())
 NUM_NEW = 12
@@ -47,16 +35,6 @@ META_NAMES = {
     "mlp.down_proj": "feed_forward.w2",
     "mlp.up_proj": "feed_forward.w3",
 }
-
-
-@pytest.fixture(scope="session")
-def llama(save):
-    return save(LlamaForCausalLM, LlamaConfig(**SIZES))
-
-
-@pytest.fixture(scope="session")
-def qwen3(save):
-    return save(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=32))
 
 
 @pytest.fixture(scope="session")

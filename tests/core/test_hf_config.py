@@ -8,7 +8,7 @@ import pytest
 
 from ferrule.checkpoint import Checkpoint, TensorInfo
 from ferrule.errors import ConfigError
-from ferrule.hf_config import decoder_config, is_family
+from ferrule.hf_config import decoder_config, is_family, windows_by_layer
 
 CONFIG = {
     "model_type": "llama",
@@ -122,3 +122,33 @@ def test_c12_a_leftover_quantization_config_on_a_16_bit_file_does_not_matter():
     assert read(left_over).hidden_size == 64
     with pytest.raises(ConfigError, match=r"quantised \(bitsandbytes; its tensors are BF16, U8"):
         read(left_over, [tensor("model.layers.0.mlp.up_proj.weight", 9, format="U8")])
+
+
+QWEN_WINDOWS = {"use_sliding_window": True, "sliding_window": 9}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({**QWEN_WINDOWS, "max_window_layers": 1}, (None, 9, 9)),
+        ({**QWEN_WINDOWS, "max_window_layers": 3}, (None, None, None)),
+        ({"sliding_window": 9, "max_window_layers": 0}, (None, None, None)),
+        (
+            {
+                **QWEN_WINDOWS,
+                "max_window_layers": 3,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            },
+            (9, None, 9),
+        ),
+    ],
+    ids=["from a layer up", "from beyond the last", "not used", "layer_types win"],
+)
+def test_windows_by_layer(config, expected):
+    assert windows_by_layer(config, 3) == expected
+
+
+@pytest.mark.parametrize("types", [["full_attention"], ["full_attention"] * 2 + ["linear"]])
+def test_layer_types_of_another_number_or_kind_are_refused(types):
+    with pytest.raises(ConfigError, match="expected 3 of full_attention or sliding_attention"):
+        windows_by_layer({"layer_types": types}, 3)

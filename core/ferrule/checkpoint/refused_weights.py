@@ -27,6 +27,12 @@ from safetensors.torch import save_file
 state = torch.load({source!r}, map_location="cpu", weights_only=True)
 save_file({{name: tensor.clone() for name, tensor in state.items()}}, {target!r})"""
 
+_MERGE = """\
+from peft import AutoPeftModelForCausalLM
+model = AutoPeftModelForCausalLM.from_pretrained({source!r}).merge_and_unload()
+model.save_pretrained({target!r})
+"""
+
 
 def no_weights(where: str, folder: Path, names: Collection[str]) -> CheckpointError:
     """The error for a directory in which no safetensors and no GGUF file was found.
@@ -83,8 +89,8 @@ def _adapter(where: str, folder: Path) -> CheckpointError:
     return CheckpointError(
         f"{where} is a LoRA adapter, not a model: it has adapter_config.json and no weights of its"
         f" own. Its base model is {base or 'not named'}.",
-        hint=f"Serve the base model with it: `ferrule serve {base or 'BASE'} --enable-lora"
-        f" --lora-paths NAME={where}`.",
+        hint="Merge it into its base model, copy the tokenizer beside it, and serve that:\n\n"
+        + _MERGE.format(source=where, target=f"{where.rstrip('/')}-merged"),
     )
 
 

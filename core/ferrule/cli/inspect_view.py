@@ -123,7 +123,10 @@ def _tensor_table(groups: list[TensorGroup]) -> Table:
     headings += ["taken by", "shape", "format"]
     headings += ["N"] if groups[0].numbers else []
     headings += ["rows"] if has_rows else []
-    table = Table(*headings, box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in headings:
+        # Names are folded where there is no room: they must not lose their ends.
+        table.add_column(heading, overflow="fold")
     for group in groups:
         cells = [group.stored, group.name] if is_renamed else [group.name]
         cells.append(group.module if group.module is not None else "nothing")

@@ -231,8 +231,8 @@ class EngineClient:
             num_received = self._num_received
             await asyncio.sleep(_QUIET_SECONDS)
         reported = f"\n{self._failed.message}" if self._failed is not None else ""
-        last_lines = f"\nlast lines of its log:\n{child.last_lines}" if child.last_lines else ""
-        self._die(f"it ended with {ending}{reported}{last_lines}")
+        # Its log has gone to our own stderr, and clients of a server have no business with it.
+        self._die(f"it ended with {ending}{reported}")
 
     def _die(self, cause: str) -> None:
         if self.status.state == "dead":

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ferrule.build import (
-    _CPU_LIMITS,  # pyright: ignore[reportPrivateUsage]
-    _GPU_LIMITS,  # pyright: ignore[reportPrivateUsage]
-    weight_bytes,
-)
+from ferrule.build import batch_limits, weight_bytes
 from ferrule.engine.options import EngineOptions
 from ferrule.inspection.report import Memory
 from ferrule.layers.attention import AttentionSpec
@@ -66,15 +62,7 @@ def _budget(
     weights: int,
 ) -> int:
     """What the KV cache may take once the weights are loaded."""
-    default = _GPU_LIMITS if device.type == "cuda" else _CPU_LIMITS
-    max_batch_size = options.max_batch_size or default.max_batch_size
-    max_batch_tokens = options.max_batch_input_tokens or max(
-        default.max_batch_tokens, max_batch_size
-    )
-    reserve = activation_bytes(match.config, max_batch_tokens, max_batch_size, dtype)
+    limits = batch_limits(options, device)
+    reserve = activation_bytes(match.config, limits.num_tokens, limits.num_sequences, dtype)
     share = options.device_memory_utilization
-    if device.type == "cuda":
-        return kv_budget(share, device, reserve + weights)
-    # On a host the share is of what is free, which will be less by the weights.
-    left = 1 - weights / max(free_memory(device), 1)
-    return int(kv_budget(share, device, 0) * left) - reserve
+    return kv_budget(share, device, reserve=reserve, not_loaded=weights)

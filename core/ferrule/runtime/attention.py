@@ -59,13 +59,17 @@ def _decode(spec: AttentionSpec, cache: LayerCache, rows: DecodeRows, q: Tensor)
     no copies for grouping.
     """
     num_rows, heads, dim = q.shape
-    # [rows, blocks, block_size, kv_heads, dim] -> [rows, kv_heads, length, dim]
-    keys = cache.keys[rows.tables].flatten(1, 2).transpose(1, 2)
-    values = cache.values[rows.tables].flatten(1, 2).transpose(1, 2)
+    keys, values = _gather(cache.keys, rows.tables), _gather(cache.values, rows.tables)
     grouped = q.view(num_rows, spec.num_kv_heads, heads // spec.num_kv_heads, dim)
     mask = rows.masks[spec.window]
     out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=spec.scale)
     return out.reshape(num_rows, heads, dim)
+
+
+def _gather(cache: Tensor, tables: Tensor) -> Tensor:
+    """``[rows, blocks]`` of a cache as ``[rows, kv_heads, length, head_dim]``."""
+    blocks = cache.index_select(0, tables.view(-1))
+    return blocks.view(tables.shape[0], -1, *cache.shape[2:]).transpose(1, 2)
 
 
 def _prefill(
@@ -75,8 +79,8 @@ def _prefill(
     mask = rows.masks.get(spec.window)
     if rows.start > 0:
         end = rows.start + q.shape[0]
-        k = cache.keys[rows.blocks].flatten(0, 1)[:end]
-        v = cache.values[rows.blocks].flatten(0, 1)[:end]
+        k = cache.keys.index_select(0, rows.blocks).flatten(0, 1)[:end]
+        v = cache.values.index_select(0, rows.blocks).flatten(0, 1)[:end]
     out = F.scaled_dot_product_attention(
         q.transpose(0, 1)[None],
         k.transpose(0, 1)[None],

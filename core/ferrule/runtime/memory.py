@@ -58,14 +58,17 @@ def _container_usage() -> int:
     return 0
 
 
-def kv_budget(share: float | None, device: torch.device, reserve: int) -> int:
-    """Bytes that the KV cache may take, the weights being loaded already.
+def kv_budget(
+    share: float | None, device: torch.device, *, reserve: int, not_loaded: int = 0
+) -> int:
+    """Bytes that the KV cache may take.
 
     Args:
         share: Of the memory, which may be used; None: 0.9 of a GPU, and half of what is free on
             the host.
         device: Where the cache will be.
         reserve: Bytes that a step needs beside the cache.
+        not_loaded: Bytes of weights that will be loaded before the cache is made.
 
     Raises:
         OptionError: The share is not between 0 and 1.
@@ -74,7 +77,7 @@ def kv_budget(share: float | None, device: torch.device, reserve: int) -> int:
         raise OptionError(
             f"--device-memory-utilization is {share}; expected more than 0 and at most 1."
         )
-    free = free_memory(device)
+    free = free_memory(device) - not_loaded
     if device.type == "cuda":
         total = total_memory(device)
         return int(total * (share or _GPU_SHARE)) - (total - free) - reserve

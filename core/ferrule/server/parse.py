@@ -99,7 +99,5 @@ def _hint(field: str) -> str:
             return "If the chat template knows it, put it into chat_template_kwargs."
         case "chat_template":
             return "Start the server with --chat-template FILE."
-        case "lora":
-            return "Name the adapter as the model."
         case _:
             return f"Leave {field} out."

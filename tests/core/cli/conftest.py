@@ -54,6 +54,8 @@ class Process:
                 stderr=stderr,
                 text=True,
                 cwd=trap,
+                # Two threads that wait for each other are slow where other programs run too.
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
 
     @property

@@ -55,7 +55,7 @@ def test_ctrl_c_lets_a_running_stream_finish_and_says_so(start, tiny_llama):
     body = {
         "model": "tiny-llama",
         "prompt": "ab",
-        "max_tokens": 200,
+        "max_tokens": 100,
         "ignore_eos": True,
         "stream": True,
     }

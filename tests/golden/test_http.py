@@ -1,0 +1,172 @@
+"""Reference outputs of a real model through `ferrule serve` and the official openai client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import openai
+import pytest
+
+pytestmark = pytest.mark.realmodel
+
+# name: (path below the models folder, golden file, how far log probabilities may be apart, flags)
+SERVERS = {
+    "llama": ("llama", "llama", 1e-3, []),
+    "mistral": ("mistral", "mistral", 1e-3, []),
+    "qwen2": ("qwen2", "qwen2", 1e-3, []),
+    "gguf in chunks": (
+        "smollm2-135m.gguf",
+        "llama",
+        0.15,
+        ["--max-batch-size", "8", "--max-batch-input-tokens", "48"],
+    ),
+    "llama preempted": (
+        "llama",
+        "llama",
+        1e-3,
+        ["--num-kv-blocks", "40", "--kv-cache-page-size", "8", "--max-length", "320"],
+    ),
+}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(path, *flags):
+    """A server of its own; its end must be orderly."""
+    port = free_port()
+    command = [sys.executable, "-m", "ferrule", "serve", str(path), "--port", str(port)]
+    command += ["--devices", "cpu", "--dtype", "float32", "--served-model-name", "m", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, process.stdout.read()
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        out, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, out
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, smollm2, golden):
+    path, reference, tolerance, flags = SERVERS[request.param]
+    prompts = golden(reference)
+    if "--max-length" in flags:
+        prompts = [prompt for prompt in prompts if len(prompt["prompt_ids"]) < 200]
+    with serving(smollm2 / path, *flags) as url:
+        yield request.param, url, prompts, tolerance
+
+
+def num_steps(prompt):
+    return max(prompt["firm_until"], len(prompt["top5"]))
+
+
+def client_of(url, kind=openai.OpenAI):
+    return kind(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def completion(client, prompt, **options):
+    return client.completions.create(
+        model="m",
+        prompt=prompt["prompt_ids"],
+        max_tokens=num_steps(prompt),
+        temperature=0,
+        logprobs=5,
+        extra_body={"ignore_eos": True, "return_token_ids": True},
+        **options,
+    )
+
+
+def check(choice, prompt, tolerance):
+    firm = prompt["firm_until"]
+    assert choice.token_ids[:firm] == prompt["greedy_ids"][:firm], prompt["id"]
+    for step, reference in enumerate(prompt["top5"][: firm + 1]):
+        best = max(choice.logprobs.top_logprobs[step].values())
+        assert best == pytest.approx(reference["logprobs"][0], abs=tolerance), prompt["id"]
+
+
+def test_one_request_after_another(server):
+    _, url, prompts, tolerance = server
+    client = client_of(url)
+    for prompt in prompts[:4]:
+        check(completion(client, prompt).choices[0], prompt, tolerance)
+
+
+def test_eight_requests_in_flight_then_again_from_the_prefix_cache(server):
+    name, url, prompts, tolerance = server
+
+    async def run():
+        gate = asyncio.Semaphore(8)
+        async with openai.AsyncOpenAI(
+            base_url=f"{url}/v1", api_key="none", max_retries=0
+        ) as client:
+
+            async def one(prompt):
+                async with gate:
+                    return await completion(client, prompt)
+
+            return await asyncio.gather(*(one(prompt) for prompt in prompts))
+
+    for _ in range(2):
+        answers = asyncio.run(run())
+        for answer, prompt in zip(answers, prompts, strict=True):
+            check(answer.choices[0], prompt, tolerance)
+    metrics = httpx.get(f"{url}/metrics").text
+    if "preempted" in name:
+        assert counter(metrics, "num_preemptions_total") > 0
+    else:
+        # Both rounds' long prompt after its first run, and what other tests sent before.
+        assert counter(metrics, "prefix_cache_hits_total") > 1000
+
+
+def counter(metrics: str, name: str) -> float:
+    found = re.search(rf"^ferrule:{name}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
+    assert found, metrics[:3000]
+    return float(found[1])
+
+
+def test_streamed_chats_are_the_reference_text(server):
+    _, url, prompts, _ = server
+    client = client_of(url)
+    chats = [p for p in prompts if p["kind"] == "chat" and p["firm_until"] >= 8]
+    for prompt in chats[:3]:
+        chunks = list(
+            client.chat.completions.create(
+                model="m",
+                messages=prompt["messages"],
+                max_tokens=prompt["firm_until"],
+                temperature=0,
+                stream=True,
+                stream_options={"include_usage": True},
+                extra_body={"ignore_eos": True, "return_token_ids": True},
+            )
+        )
+        tokens = [
+            token
+            for chunk in chunks
+            for choice in chunk.choices
+            for token in (choice.model_extra or {}).get("token_ids") or []
+        ]
+        assert tokens == prompt["greedy_ids"][: prompt["firm_until"]], prompt["id"]
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert text
+        assert prompt["greedy_text"].replace("<|im_end|>", "").startswith(text[:20])
+        assert chunks[-1].usage.prompt_tokens == len(prompt["prompt_ids"])
