@@ -25,6 +25,7 @@ class PagedAttention:
         self.specs = specs
         self.cache = cache
         self.windows = frozenset(spec.window for spec in specs)
+        self.dtype = cache.layers[0].keys.dtype
 
     def attends(self, batch: Batch) -> list[Attend]:
         """One callable a layer, for this step."""
@@ -61,7 +62,10 @@ def _decode(spec: AttentionSpec, cache: LayerCache, rows: DecodeRows, q: Tensor)
     num_rows, heads, dim = q.shape
     keys, values = _gather(cache.keys, rows.tables), _gather(cache.values, rows.tables)
     grouped = q.view(num_rows, spec.num_kv_heads, heads // spec.num_kv_heads, dim)
-    mask = rows.masks[spec.window]
+    mask = rows.masks.get(spec.window)
+    if mask is None:
+        span = rows.spans[spec.window]
+        keys, values = keys[:, :, span], values[:, :, span]
     out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=spec.scale)
     return out.reshape(num_rows, heads, dim)
 

@@ -77,7 +77,11 @@ class ModelRunner:
         if not plan.chunks:
             return StepResult(tokens=())
         batch = make_batch(
-            plan.chunks, self.slots, windows=self.attention.windows, device=self.device
+            plan.chunks,
+            self.slots,
+            windows=self.attention.windows,
+            dtype=self.attention.dtype,
+            device=self.device,
         )
         hidden = self.model(batch.tokens, batch.positions, self.attention.attends(batch))
         return self._choose(plan.chunks, batch, hidden)

@@ -70,7 +70,13 @@ class Paged:
             new = [self.blocks.pop() for _ in range(needed)]
             chunks.append(Chunk(slot=slot, start=start, num_tokens=end - start, new_blocks=new))
             self.slots.grow(chunks[-1])
-        batch = make_batch(chunks, self.slots, windows=self.attention.windows, device=CPU)
+        batch = make_batch(
+            chunks,
+            self.slots,
+            windows=self.attention.windows,
+            dtype=torch.float32,
+            device=CPU,
+        )
 
         def rows(tensors):
             out = torch.empty(len(batch.tokens), *tensors[0].shape[1:])
