@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 DATA = Path(__file__).parent / "data"
@@ -54,3 +58,34 @@ def read_golden(name: str) -> list[dict]:
 def golden():
     """``golden("llama")``: reference outputs by transformers in float32."""
     return read_golden
+
+
+@contextlib.contextmanager
+def _serving(path: Path, *flags: str):
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [sys.executable, "-m", "ferrule", "serve", str(path), "--port", str(port)]
+    command += ["--devices", "cpu", "--served-model-name", "m", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            assert process.poll() is None, process.stdout.read()
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        out, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, out
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """``with serving(path, *flags) as url:`` a server of its own, which must end in order."""
+    return _serving

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import socket
-import subprocess
-import sys
-import time
 
 import httpx
 import openai
@@ -36,42 +31,13 @@ SERVERS = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-@contextlib.contextmanager
-def serving(path, *flags):
-    """A server of its own; its end must be orderly."""
-    port = free_port()
-    command = [sys.executable, "-m", "ferrule", "serve", str(path), "--port", str(port)]
-    command += ["--devices", "cpu", "--dtype", "float32", "--served-model-name", "m", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, process.stdout.read()
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-        out, _ = process.communicate(timeout=30)
-        assert process.returncode == 0, out
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.fixture(scope="module", params=SERVERS)
-def server(request, smollm2, golden):
+def server(request, smollm2, golden, serving):
     path, reference, tolerance, flags = SERVERS[request.param]
     prompts = golden(reference)
     if "--max-length" in flags:
         prompts = [prompt for prompt in prompts if len(prompt["prompt_ids"]) < 200]
-    with serving(smollm2 / path, *flags) as url:
+    with serving(smollm2 / path, "--dtype", "float32", *flags) as url:
         yield request.param, url, prompts, tolerance
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 _TERMINATE_SECONDS = 2.0
 
@@ -21,8 +23,14 @@ class Child:
         self._process = process
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> Child:
+    async def start(
+        cls, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+    ) -> Child:
         """Starts a program.
+
+        Args:
+            command: Program and arguments.
+            environment: Variables for it where ours has none of the name.
 
         Raises:
             OSError: There is no such program, or it cannot be run.
@@ -31,6 +39,7 @@ class Child:
             await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
+                env={**environment, **os.environ},
                 # A terminal sends Ctrl-C to its whole session. It is for us alone to take.
                 start_new_session=True,
             )

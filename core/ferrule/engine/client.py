@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import zmq
@@ -87,6 +88,7 @@ class EngineClient:
         command: Sequence[str],
         options: bytes,
         on_progress: Callable[[Progress], None] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> EngineInfo:
         """Starts the process and waits until it is ready.
 
@@ -94,6 +96,7 @@ class EngineClient:
             command: Program and arguments; the address to listen at is added to them.
             options: First message to the process; what it says is between caller and process.
             on_progress: Is told each stage of the start.
+            environment: Variables for the process where ours has none of the name.
 
         Returns:
             What is served.
@@ -108,7 +111,7 @@ class EngineClient:
         self._on_progress = on_progress
         try:
             address = self._connect()
-            self._child = await Child.start([*command, address])
+            self._child = await Child.start([*command, address], environment)
             self._run(self._read())
             self._run(self._watch(self._child))
             await self._socket.send(options)

@@ -69,3 +69,16 @@ async def test_a_grandchild_that_holds_the_output_open_does_not_delay_the_end():
 
     assert await child.wait() == "exit code 0"
     assert time.monotonic() - started < 2
+
+
+async def test_a_variable_is_given_unless_ours_has_it(monkeypatch, capfd):
+    monkeypatch.setenv("FERRULE_TEST_OURS", "ours")
+    child = await Child.start(
+        [sys.executable, "-c", "import os, sys; print(os.environ, file=sys.stderr)"],
+        {"FERRULE_TEST_OURS": "theirs", "FERRULE_TEST_NEW": "new"},
+    )
+    await child.wait()
+
+    said = capfd.readouterr().err
+    assert "'FERRULE_TEST_OURS': 'ours'" in said
+    assert "'FERRULE_TEST_NEW': 'new'" in said
