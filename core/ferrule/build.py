@@ -53,9 +53,9 @@ class BatchLimits:
 
 
 # On a CPU a step of 512 tokens already takes many times as long as its weights take to read, so
-# larger ones would only make other streams wait; a GPU needs some thousand to be busy.
+# larger ones would only make other streams wait; a GPU needs some two thousand to be busy.
 _CPU_LIMITS = BatchLimits(num_sequences=32, num_tokens=512)
-_GPU_LIMITS = BatchLimits(num_sequences=256, num_tokens=8192)
+_GPU_LIMITS = BatchLimits(num_sequences=256, num_tokens=2048)
 
 
 def batch_limits(options: EngineOptions, device: torch.device) -> BatchLimits:
@@ -112,6 +112,19 @@ def find_match(options: EngineOptions, plugins: Plugins, report: Report = lambda
         plugins,
         architecture=options.architecture,
         weight_adapter=options.weight_adapter,
+    )
+
+
+def step_bytes(
+    options: EngineOptions, config: ModelConfig, limits: BatchLimits, dtype: torch.dtype
+) -> int:
+    """Memory that a step needs beside weights and cache."""
+    return activation_bytes(
+        config,
+        max_batch_tokens=limits.num_tokens,
+        max_batch_size=limits.num_sequences,
+        context=options.max_length or config.context_length,
+        dtype=dtype,
     )
 
 
@@ -176,7 +189,7 @@ def _assemble(
 ) -> tuple[Engine, EngineInfo]:
     config, specs = chosen.config, model.attention_specs()
     limits = batch_limits(options, device)
-    reserve = activation_bytes(config, limits.num_tokens, limits.num_sequences, dtype)
+    reserve = step_bytes(options, config, limits, dtype)
     budget = kv_budget(options.device_memory_utilization, device, reserve=reserve)
     max_length, num_blocks = _size_cache(
         options, config, specs, dtype, limits.num_sequences, budget

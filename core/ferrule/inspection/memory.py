@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from ferrule.build import batch_limits, weight_bytes
+from ferrule.build import batch_limits, step_bytes, weight_bytes
 from ferrule.engine.options import EngineOptions
 from ferrule.inspection.report import Memory
 from ferrule.layers.attention import AttentionSpec
 from ferrule.matching import Match
 from ferrule.runtime.kv_cache import block_bytes
-from ferrule.runtime.memory import activation_bytes, free_memory, kv_budget
+from ferrule.runtime.memory import free_memory, kv_budget
 
 
 def needed_memory(
@@ -63,6 +63,6 @@ def _budget(
 ) -> int:
     """What the KV cache may take once the weights are loaded."""
     limits = batch_limits(options, device)
-    reserve = activation_bytes(match.config, limits.num_tokens, limits.num_sequences, dtype)
+    reserve = step_bytes(options, match.config, limits, dtype)
     share = options.device_memory_utilization
     return kv_budget(share, device, reserve=reserve, not_loaded=weights)

@@ -7,10 +7,15 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from ferrule.layers.attention import Attend, AttentionSpec
 from ferrule.runtime.batch import Batch, DecodeRows, PrefillRows
 from ferrule.runtime.kv_cache import KVCache, LayerCache
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""torch's kernels to choose from: all but cuDNN's, which makes a new plan (60 ms on an H100) for
+every length that it has not met."""
 
 
 class PagedAttention:
@@ -41,12 +46,11 @@ def _attend(
     """Writes the step's keys and values, then attends row group by row group."""
     cache.keys.view(-1, *k.shape[1:]).index_copy_(0, batch.cache_rows, k)
     cache.values.view(-1, *v.shape[1:]).index_copy_(0, batch.cache_rows, v)
-    if batch.decode is not None and not batch.prefills:
-        return _decode(spec, cache, batch.decode, q)
+    if len(batch.decodes) == 1 and not batch.prefills:
+        return _decode(spec, cache, batch.decodes[0], q)
     out = torch.empty_like(q)
-    if batch.decode is not None:
-        num_rows = batch.decode.lengths.shape[0]
-        out[:num_rows] = _decode(spec, cache, batch.decode, q[:num_rows])
+    for rows in batch.decodes:
+        out[rows.rows] = _decode(spec, cache, rows, q[rows.rows])
     for rows in batch.prefills:
         part = rows.rows
         out[part] = _prefill(spec, cache, rows, q[part], k[part], v[part])
@@ -85,6 +89,11 @@ def _prefill(
         end = rows.start + q.shape[0]
         k = cache.keys.index_select(0, rows.blocks).flatten(0, 1)[:end]
         v = cache.values.index_select(0, rows.blocks).flatten(0, 1)[:end]
+    groups = spec.num_heads // spec.num_kv_heads
+    if q.is_cuda and mask is not None and groups > 1:
+        # The one CUDA kernel that takes a mask takes no groups; torch would fall back to keeping
+        # the scores of all heads, gigabytes at long contexts.
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     out = F.scaled_dot_product_attention(
         q.transpose(0, 1)[None],
         k.transpose(0, 1)[None],
@@ -92,6 +101,6 @@ def _prefill(
         attn_mask=mask,
         is_causal=mask is None,
         scale=spec.scale,
-        enable_gqa=spec.num_heads != spec.num_kv_heads,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
     return out[0].transpose(0, 1)

@@ -13,21 +13,26 @@ from torch import Tensor
 from ferrule.plan import Chunk
 from ferrule.runtime.slots import Slots
 
+MAX_GATHERED_TOKENS = 1 << 18
+"""Places of the cache, padding included, that one group of decode rows looks at: they are copied
+for attention, so this bounds the memory of a step."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeRows:
-    """The chunks of one token; they are the batch's first rows.
+    """Chunks of one token whose sequences are of similar length.
 
     Attributes:
+        rows: Where they are in the batch.
         tables: ``[rows, blocks]`` block ids, padded with 0 behind each sequence's own.
-        lengths: ``[rows]`` tokens in the cache, the new one included.
         masks: By window: ``[rows, 1, 1, blocks * block_size]``, 0 where a row may look and -inf
-            elsewhere; no entry for a row that is alone, which takes ``spans`` instead.
-        spans: By window, for a row that is alone: the places it looks at.
+            elsewhere; no entry for a row that is alone on a CPU, which takes ``spans`` instead.
+        spans: By window, for a row that is alone on a CPU: the places it looks at. (A CUDA
+            device has kernels to choose and plans to make for every new length.)
     """
 
+    rows: slice
     tables: Tensor
-    lengths: Tensor
     masks: dict[int | None, Tensor]
     spans: dict[int | None, slice]
 
@@ -57,7 +62,7 @@ class Batch:
         tokens: ``[tokens]`` ids.
         positions: ``[tokens]``, each within its own sequence.
         cache_rows: ``[tokens]``: where in a layer's cache, seen as rows, each token goes.
-        decode: The single-token chunks; None if there are none.
+        decodes: The single-token chunks, in groups; they are the batch's first rows.
         prefills: The others.
         order: For each chunk of the plan, its rows in the batch.
     """
@@ -65,7 +70,7 @@ class Batch:
     tokens: Tensor
     positions: Tensor
     cache_rows: Tensor
-    decode: DecodeRows | None
+    decodes: list[DecodeRows] = field(default_factory=list[DecodeRows])
     prefills: list[PrefillRows] = field(default_factory=list[PrefillRows])
     order: list[slice] = field(default_factory=list[slice])
 
@@ -78,7 +83,7 @@ def make_batch(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Batch:
-    """Gathers a plan's chunks from the slots, single-token chunks first.
+    """Gathers a plan's chunks from the slots, single-token chunks first, the longest before all.
 
     Args:
         chunks: Of the plan, after their new blocks have been added to the slots.
@@ -88,6 +93,7 @@ def make_batch(
         device: Where the tensors go.
     """
     singles = [i for i, chunk in enumerate(chunks) if chunk.num_tokens == 1]
+    singles.sort(key=lambda i: -chunks[i].start)
     others = [i for i, chunk in enumerate(chunks) if chunk.num_tokens > 1]
     masker = Masker(windows=windows, dtype=dtype, device=device)
     order = [slice(0)] * len(chunks)
@@ -109,7 +115,7 @@ def make_batch(
         tokens=tensor(tokens),
         positions=tensor(positions),
         cache_rows=tensor(cache_rows),
-        decode=_decode_rows([chunks[i] for i in singles], slots, masker),
+        decodes=_decode_groups([chunks[i] for i in singles], slots, masker),
         prefills=[_prefill_rows(chunks[i], order[i], slots, masker) for i in others],
         order=order,
     )
@@ -143,25 +149,36 @@ class Masker:
         return mask.masked_fill_(hidden, -torch.inf).to(self.device)
 
 
-def _decode_rows(chunks: list[Chunk], slots: Slots, masker: Masker) -> DecodeRows | None:
-    if not chunks:
-        return None
-    indices = [chunk.slot for chunk in chunks]
-    lengths = torch.tensor([chunk.start + 1 for chunk in chunks])
-    longest = int(lengths.max())
+def _decode_groups(chunks: list[Chunk], slots: Slots, masker: Masker) -> list[DecodeRows]:
+    """Cuts chunks, longest sequences first, where their padded sizes would add up to too much."""
+    groups: list[DecodeRows] = []
+    first = 0
+    while first < len(chunks):
+        most = max(1, MAX_GATHERED_TOKENS // (chunks[first].start + 1))
+        group = chunks[first : first + most]
+        groups.append(_decode_rows(group, first, slots, masker))
+        first += len(group)
+    return groups
+
+
+def _decode_rows(chunks: list[Chunk], first: int, slots: Slots, masker: Masker) -> DecodeRows:
+    longest = chunks[0].start + 1
     num_blocks = -(-longest // slots.block_size)
-    tables = torch.from_numpy(slots.block_tables[indices, :num_blocks])
+    tables = slots.block_tables[[chunk.slot for chunk in chunks], :num_blocks]
+    positions = torch.tensor([chunk.start for chunk in chunks])
     masks: dict[int | None, Tensor] = {}
     spans: dict[int | None, slice] = {}
     for window in masker.windows:
-        if len(chunks) == 1:
+        if len(chunks) == 1 and masker.device.type == "cpu":
             spans[window] = slice(max(0, longest - (window or longest)), longest)
         else:
-            mask = masker.mask(lengths - 1, num_blocks * slots.block_size, window)
+            mask = masker.mask(positions, num_blocks * slots.block_size, window)
             masks[window] = mask[:, None, None]
-    device = masker.device
     return DecodeRows(
-        tables=tables.to(device), lengths=lengths.to(device), masks=masks, spans=spans
+        rows=slice(first, first + len(chunks)),
+        tables=torch.from_numpy(tables).to(masker.device),
+        masks=masks,
+        spans=spans,
     )
 
 

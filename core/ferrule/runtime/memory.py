@@ -11,6 +11,7 @@ import torch
 from ferrule.errors import OptionError, OutOfMemoryError
 from ferrule.layers.attention import AttentionSpec
 from ferrule.model_config import ModelConfig
+from ferrule.runtime.batch import MAX_GATHERED_TOKENS
 from ferrule.runtime.kv_cache import block_bytes
 
 _GIB = 1024**3
@@ -85,17 +86,34 @@ def kv_budget(
 
 
 def activation_bytes(
-    config: ModelConfig, max_batch_tokens: int, max_batch_size: int, dtype: torch.dtype
+    config: ModelConfig,
+    *,
+    max_batch_tokens: int,
+    max_batch_size: int,
+    context: int,
+    dtype: torch.dtype,
 ) -> int:
     """A bound of what a step needs beside weights and cache.
 
     A layer's widest moment holds the residual, the normed input, the gate, the up half and their
-    product; queries, keys and values are narrower. Logits are float32, and sampling keeps up to
-    six copies of them (penalties, sorting with its indices, noise).
+    product; queries, keys and values are narrower. Attention of a chunk behind a long context
+    holds a mask, and keys and values gathered and repeated for all heads; that of decode rows
+    holds what it gathered, perhaps twice. Logits are float32, and
+    sampling keeps up to six copies of them (penalties, sorting with its indices, noise).
+
+    Args:
+        config: Sizes.
+        max_batch_tokens: Tokens of a step.
+        max_batch_size: Sequences of a step.
+        context: Tokens of the longest sequence.
+        dtype: Of activations.
     """
+    attention = context * (max_batch_tokens + 4 * config.num_heads * config.head_dim)
+    gathered = min(MAX_GATHERED_TOKENS, max_batch_size * context)
+    attention = max(attention, 4 * gathered * config.num_kv_heads * config.head_dim)
     width = 4 * config.hidden_size + 4 * config.intermediate_size
     logits = max(max_batch_size, PROMPT_LOGITS_ROWS) * config.vocab_size * 4
-    return max_batch_tokens * width * dtype.itemsize + 6 * logits + _LIBRARIES
+    return (max_batch_tokens * width + attention) * dtype.itemsize + 6 * logits + _LIBRARIES
 
 
 def longest_context(

@@ -7,10 +7,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention import sdpa_kernel
 
 from ferrule.layers.attention import Attend, AttentionSpec
 from ferrule.plan import Chunk, Plan, SamplingParams, StepResult, TokenLogprobs
-from ferrule.runtime.attention import PagedAttention
+from ferrule.runtime.attention import KERNELS, PagedAttention
 from ferrule.runtime.batch import Batch, make_batch
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
@@ -83,7 +84,8 @@ class ModelRunner:
             dtype=self.attention.dtype,
             device=self.device,
         )
-        hidden = self.model(batch.tokens, batch.positions, self.attention.attends(batch))
+        with sdpa_kernel(KERNELS):
+            hidden = self.model(batch.tokens, batch.positions, self.attention.attends(batch))
         return self._choose(plan.chunks, batch, hidden)
 
     def _choose(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor) -> StepResult:

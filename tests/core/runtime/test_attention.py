@@ -102,7 +102,9 @@ class Paged:
     ids=["whole", "chunks", "decode beside prefill", "decode together"],
 )
 @pytest.mark.parametrize("windows", [[None], [3, None], [5, 100]])
-def test_any_cut_gives_what_the_whole_sequence_gives(steps, windows):
+@pytest.mark.parametrize("max_gathered", [1 << 18, 14])
+def test_any_cut_gives_what_the_whole_sequence_gives(steps, windows, max_gathered, monkeypatch):
+    monkeypatch.setattr("ferrule.runtime.batch.MAX_GATHERED_TOKENS", max_gathered)
     torch.manual_seed(0)
     lengths = [13, 6, 1]
     paged = Paged(lengths, windows)

@@ -1,0 +1,82 @@
+"""What is kept of each running sequence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ferrule.plan import Admission, Chunk, SamplingParams
+from ferrule.runtime.slots import Slots
+
+
+@pytest.fixture
+def slots():
+    return Slots(3, max_length=10, block_size=4)
+
+
+def admit(slots, slot, tokens):
+    slots.admit(
+        Admission(slot=slot, tokens=tokens, num_prompt=len(tokens), sampling=SamplingParams())
+    )
+
+
+def grow(slots, slot, blocks):
+    slots.grow(Chunk(slot=slot, start=0, num_tokens=1, new_blocks=blocks))
+
+
+def held(slots, slot):
+    return slots.tokens[slot, : slots.num_tokens[slot]].tolist()
+
+
+def table(slots, slot):
+    return slots.block_tables[slot, : slots.num_blocks[slot]].tolist()
+
+
+def test_a_sequence_keeps_its_tokens_and_those_that_follow(slots):
+    admit(slots, 1, [5, 6, 7])
+    slots.append(1, 8)
+    slots.append(1, 9)
+    assert held(slots, 1) == [5, 6, 7, 8, 9]
+    assert held(slots, 0) == held(slots, 2) == []
+
+
+def test_blocks_are_added_behind_those_that_are_there(slots):
+    admit(slots, 0, [1] * 9)
+    admit(slots, 2, [1])
+    grow(slots, 0, [7, 3])
+    grow(slots, 2, (1,))
+    grow(slots, 0, [])
+    grow(slots, 0, [5])
+    assert table(slots, 0) == [7, 3, 5]
+    assert table(slots, 2) == [1]
+
+
+def test_a_slot_that_is_taken_again_begins_anew(slots):
+    admit(slots, 0, [1] * 9)
+    grow(slots, 0, [7, 3, 5])
+    slots.append(0, 2)
+    admit(slots, 0, [4, 4])
+    assert held(slots, 0) == [4, 4]
+    assert table(slots, 0) == []
+    grow(slots, 0, [6])
+    slots.append(0, 9)
+    assert held(slots, 0) == [4, 4, 9]
+    assert table(slots, 0) == [6]
+
+
+def test_a_sequence_of_the_greatest_length_has_room(slots):
+    """The token that ends it is stored too, and the last block may be part empty."""
+    admit(slots, 0, list(range(9)))
+    grow(slots, 0, [2, 1, 0])
+    slots.append(0, 9)
+    assert held(slots, 0) == list(range(10))
+    assert slots.cache_rows(0, np.array([9])).tolist() == [0 * 4 + 1]
+
+
+def test_each_position_lies_in_its_block(slots):
+    admit(slots, 1, [1] * 10)
+    grow(slots, 1, [9, 0, 4])
+    rows = slots.cache_rows(1, np.arange(2, 10)).tolist()
+    assert rows[:2] == [9 * 4 + 2, 9 * 4 + 3]
+    assert rows[2:6] == [0, 1, 2, 3]
+    assert rows[6:] == [4 * 4, 4 * 4 + 1]
