@@ -17,6 +17,10 @@ import pytest
 
 DATA = Path(__file__).parent / "data"
 
+# Two threads that wait for each other a hundred times a token are many times slower than one as
+# soon as anything else wants a core. Set before torch is imported, and inherited by servers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:
@@ -61,12 +65,12 @@ def golden():
 
 
 @contextlib.contextmanager
-def _serving(path: Path, *flags: str):
+def _serving(path: Path, *flags: str, devices: str = "cpu"):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     command = [sys.executable, "-m", "ferrule", "serve", str(path), "--port", str(port)]
-    command += ["--devices", "cpu", "--served-model-name", "m", *flags]
+    command += ["--devices", devices, "--served-model-name", "m", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         deadline = time.monotonic() + 120

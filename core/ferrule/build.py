@@ -195,7 +195,8 @@ def _assemble(
         options, config, specs, dtype, limits.num_sequences, budget
     )
     block_size = options.kv_cache_page_size
-    kv_bytes = num_blocks * block_bytes(specs, block_size=block_size, dtype=dtype)
+    # One more than can be used: see KVCache.
+    kv_bytes = (num_blocks + 1) * block_bytes(specs, block_size=block_size, dtype=dtype)
     report(Progress(stage="allocating KV cache", detail=gib(kv_bytes)))
     cache = KVCache(specs, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device)
     runner = ModelRunner(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import msgspec
 
 from ferrule.build import Report, build_engine
 from ferrule.checkpoint.open import open_checkpoint
+from ferrule.engine.messages import Output
 from ferrule.engine.options import EngineOptions
+from ferrule.errors import RequestError
 from ferrule.frontend.answer import Answer
 from ferrule.frontend.chat import render_chat
 from ferrule.frontend.completion import Completion, Delta
@@ -88,6 +90,8 @@ class LLM:
             asked = msgspec.structs.replace(asked, num_known_tokens=known)
         self.engine, self.info = build_engine(asked, report)
         self._ids = itertools.count()
+        # By request, what the engine gave and nobody has read yet.
+        self._unread: dict[str, list[Output]] = {}
 
     def generate(
         self,
@@ -106,9 +110,19 @@ class LLM:
         Raises:
             RequestError: A prompt or a parameter is wrong; nothing has run then.
         """
+        if isinstance(prompts, str):
+            raise RequestError(
+                "generate takes a list of prompts, and got one text", param="prompts"
+            )
         tokens = [tokenize(self.model, prompt) for prompt in prompts]
         if not isinstance(sampling, Sequence):
             sampling = [sampling or self.model.sampling] * len(prompts)
+        if len(sampling) != len(prompts):
+            raise RequestError(
+                f"{len(prompts)} prompts came with {len(sampling)} sampling parameters; expected "
+                "one for all of them or one for each",
+                param="sampling",
+            )
         return self._run(tokens, sampling, n)
 
     def chat(
@@ -184,24 +198,40 @@ class LLM:
 
     def _steps(self, completions: list[Completion]) -> Iterator[tuple[int, Delta]]:
         """Steps the engine until all have ended; whatever still runs when left is aborted."""
-        by_id = {completion.request.id: i for i, completion in enumerate(completions)}
-        running = set(by_id)
+        running = {completion.request.id: i for i, completion in enumerate(completions)}
         for completion in completions:
+            self._unread[completion.request.id] = []
             self.engine.add(completion.request)
         try:
             while running:
-                for output in self.engine.step():
-                    if output.id not in running:
-                        continue
-                    completion = completions[by_id[output.id]]
+                for output in self._outputs(running):
+                    index = running[output.id]
+                    completion = completions[index]
                     delta = completion.push(output)
                     if completion.finish_reason is not None:
-                        running.discard(output.id)
-                    if completion.needs_abort:
-                        self.engine.abort([output.id])
-                    yield by_id[output.id], delta
+                        self._drop([output.id], is_running=completion.needs_abort)
+                        del running[output.id]
+                    yield index, delta
         finally:
-            self.engine.abort(list(running))
+            self._drop(running, is_running=True)
+
+    def _outputs(self, ids: Iterable[str]) -> list[Output]:
+        """At most one output of each of these requests, in a step if none is there yet.
+
+        A step gives outputs of streams beside this one too; they wait until those are read.
+        """
+        if not any(self._unread[id] for id in ids):
+            for output in self.engine.step():
+                if output.id in self._unread:
+                    self._unread[output.id].append(output)
+        return [self._unread[id].pop(0) for id in ids if self._unread[id]]
+
+    def _drop(self, ids: Iterable[str], *, is_running: bool) -> None:
+        ids = list(ids)
+        for id in ids:
+            del self._unread[id]
+        if is_running:
+            self.engine.abort(ids)
 
 
 def _is_chat(prompt: Prompt | Sequence[Mapping[str, Any]]) -> bool:

@@ -179,10 +179,14 @@ def _homes(model: nn.Module) -> dict[str, Home]:
             for name, shape in owner.weight_shapes(path).items():
                 homes[name] = Home(module=path, shape=shape, owner=owner)
         for local, parameter in module.named_parameters(recurse=False):
-            name = f"{path}.{local}" if path else local
+            name = _join(path, local)
             plain = _PlainParameter(module, local)
             homes[name] = Home(module=path, shape=tuple(parameter.shape), owner=plain)
     return homes
+
+
+def _join(path: str, local: str) -> str:
+    return f"{path}.{local}" if path else local
 
 
 class _PlainParameter:
@@ -220,8 +224,9 @@ def _settle_buffers(model: nn.Module, device: torch.device) -> None:
     for path, module in model.named_modules():
         for local, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
+                name = _join(path, local)
                 raise LoadError(
-                    f"The buffer {path}.{local} was made on the meta device, so it has no values.",
+                    f"The buffer {name} was made on the meta device, so it has no values.",
                     hint='Make computed buffers with device="cpu"; the loader moves them.',
                 )
             setattr(module, local, buffer.to(device))

@@ -1,6 +1,7 @@
 """Decode speed on a CPU: one stream and eight through the server, and transformers beside them.
 
-    pytest tests/benchmarks/test_decode.py -m realmodel --benchmark-enable --benchmark-only
+    OMP_NUM_THREADS=2 pytest tests/benchmarks/test_decode.py -m realmodel \\
+        --benchmark-enable --benchmark-only
 
 Each round generates 128 tokens a stream of SmolLM2-135M in bfloat16. Only ratios of one run mean
 anything: what else runs on the machine slows all of them alike.

@@ -134,5 +134,5 @@ def test_streamed_chats_are_the_reference_text(server):
         assert tokens == prompt["greedy_ids"][: prompt["firm_until"]], prompt["id"]
         text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
         assert text
-        assert prompt["greedy_text"].replace("<|im_end|>", "").startswith(text[:20])
+        assert re.sub(r"<\|\w+\|>", "", prompt["greedy_text"]).startswith(text)
         assert chunks[-1].usage.prompt_tokens == len(prompt["prompt_ids"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +54,11 @@ class Checkpoint:
     generation_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    # Kept here and not by path for the whole process: a file may be written anew, and whoever
+    # opens it then must not read the bytes of the old one.
+    _maps: dict[Path, NDArray[np.uint8]] = field(
+        default_factory=dict[Path, NDArray[np.uint8]], init=False, repr=False, compare=False
+    )
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """The stored bytes of one tensor: ``[nbytes]`` uint8, a view of the mapped file.
@@ -66,10 +70,11 @@ class Checkpoint:
             KeyError: There is no tensor of this name.
         """
         info = self.tensors[name]
-        return _mapped(info.file)[info.offset : info.offset + info.nbytes]
+        if info.file not in self._maps:
+            self._maps[info.file] = _mapped(info.file)
+        return self._maps[info.file][info.offset : info.offset + info.nbytes]
 
 
-@lru_cache(maxsize=256)
 def _mapped(file: Path) -> NDArray[np.uint8]:
     with file.open("rb") as handle:
         return np.frombuffer(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)

@@ -24,7 +24,7 @@ class DecodeRows:
 
     Attributes:
         rows: Where they are in the batch.
-        tables: ``[rows, blocks]`` block ids, padded with 0 behind each sequence's own.
+        tables: ``[rows, blocks]`` block ids; behind each sequence's own stands the padding block.
         masks: By window: ``[rows, 1, 1, blocks * block_size]``, 0 where a row may look and -inf
             elsewhere; no entry for a row that is alone on a CPU, which takes ``spans`` instead.
         spans: By window, for a row that is alone on a CPU: the places it looks at. (A CUDA
@@ -140,13 +140,13 @@ class Masker:
         Returns:
             ``[..., num_places]``: 0 where a query may look, -inf elsewhere.
         """
-        queries = queries[..., None]
-        places = torch.arange(num_places)
+        queries = queries.to(self.device)[..., None]
+        places = torch.arange(num_places, device=self.device)
         hidden = places > queries
         if window is not None:
             hidden |= places <= queries - window
-        mask = torch.zeros(hidden.shape, dtype=self.dtype)
-        return mask.masked_fill_(hidden, -torch.inf).to(self.device)
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(hidden, -torch.inf)
 
 
 def _decode_groups(chunks: list[Chunk], slots: Slots, masker: Masker) -> list[DecodeRows]:
@@ -154,7 +154,8 @@ def _decode_groups(chunks: list[Chunk], slots: Slots, masker: Masker) -> list[De
     groups: list[DecodeRows] = []
     first = 0
     while first < len(chunks):
-        most = max(1, MAX_GATHERED_TOKENS // (chunks[first].start + 1))
+        num_blocks = -(-(chunks[first].start + 1) // slots.block_size)
+        most = max(1, MAX_GATHERED_TOKENS // (num_blocks * slots.block_size))
         group = chunks[first : first + most]
         groups.append(_decode_rows(group, first, slots, masker))
         first += len(group)

@@ -29,9 +29,12 @@ class LayerCache:
 class KVCache:
     """Paged keys and values of all layers.
 
+    One block more than can be used is allocated: it stays zero, and what pads a block table
+    points to it.
+
     Args:
         specs: The attention layers.
-        num_blocks: Blocks in each layer.
+        num_blocks: Blocks in each layer that can be used.
         block_size: Tokens in a block.
         dtype: Of keys and values.
         device: Where they live.
@@ -50,14 +53,33 @@ class KVCache:
         self.block_size = block_size
 
         def allocate(spec: AttentionSpec) -> Tensor:
-            shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
+            shape = (num_blocks + 1, block_size, spec.num_kv_heads, spec.head_dim)
             return _zeros(shape, dtype, device)
 
         self.layers = [LayerCache(keys=allocate(s), values=allocate(s)) for s in specs]
+        self._device = device
+
+    @property
+    def padding_block(self) -> int:
+        """Id of the block that stays zero."""
+        return self.num_blocks
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Zeroes blocks that are handed to a sequence.
+
+        A place that a sequence has not written has weight 0 in its attention, but 0 times NaN is
+        NaN: what one sequence left (a float16 overflow) must not reach another.
+        """
+        if not blocks:
+            return
+        ids = torch.tensor(blocks, device=self._device)
+        for layer in self.layers:
+            layer.keys.index_fill_(0, ids, 0)
+            layer.values.index_fill_(0, ids, 0)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros, not garbage: a padded place has weight 0 in attention, and 0 times NaN is NaN.
+    """Zeros for the same reason as in ``clear``.
 
     On the host they come from calloc, which hands out pages when they are first written, so a
     cache sized for the worst case costs only what is used.

@@ -126,7 +126,8 @@ def longest_context(
 ) -> int:
     """The model's context, or what of it fits into the budget, in tokens (at least one block)."""
     per_block = block_bytes(specs, block_size=block_size, dtype=dtype)
-    return max(min(context_length, max(budget, 0) // per_block * block_size), block_size)
+    fitting = max(budget, 0) // per_block * block_size
+    return min(context_length, max(fitting, block_size))
 
 
 def num_kv_blocks(

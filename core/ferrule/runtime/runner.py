@@ -63,8 +63,14 @@ class ModelRunner:
         self.model = model
         self.device = device
         self.num_known_tokens = num_known_tokens
+        self.cache = cache
         self.attention = PagedAttention(model.attention_specs(), cache)
-        self.slots = Slots(max_batch_size, max_length=max_length, block_size=cache.block_size)
+        self.slots = Slots(
+            max_batch_size,
+            max_length=max_length,
+            block_size=cache.block_size,
+            padding_block=cache.padding_block,
+        )
         self.sampling = SamplingState(max_batch_size, vocab_size=vocab_size, device=device)
 
     @torch.inference_mode()
@@ -73,8 +79,7 @@ class ModelRunner:
         for admission in plan.admitted:
             self.slots.admit(admission)
             self.sampling.admit(admission)
-        for chunk in plan.chunks:
-            self.slots.grow(chunk)
+        self.cache.clear([block for chunk in plan.chunks for block in self.slots.grow(chunk)])
         if not plan.chunks:
             return StepResult(tokens=())
         batch = make_batch(

@@ -44,10 +44,15 @@ class Paged:
             specs, num_blocks=64, block_size=BLOCK, dtype=torch.float32, device=CPU
         )
         for layer in self.cache.layers:  # what former sequences left must not matter
-            layer.keys.normal_(0, 100)
-            layer.values.normal_(0, 100)
+            layer.keys[:64] = torch.nan
+            layer.values[:64] = torch.nan
         self.attention = PagedAttention(specs, self.cache)
-        self.slots = Slots(len(lengths), max_length=64, block_size=BLOCK)
+        self.slots = Slots(
+            len(lengths),
+            max_length=64,
+            block_size=BLOCK,
+            padding_block=self.cache.padding_block,
+        )
         self.blocks = torch.randperm(64).tolist()
         self.q = [torch.randn(n, HEADS, DIM) for n in lengths]
         self.k = [torch.randn(n, KV_HEADS, DIM) for n in lengths]
@@ -69,7 +74,7 @@ class Paged:
             needed = -(-end // BLOCK) - int(self.slots.num_blocks[slot])
             new = [self.blocks.pop() for _ in range(needed)]
             chunks.append(Chunk(slot=slot, start=start, num_tokens=end - start, new_blocks=new))
-            self.slots.grow(chunks[-1])
+            self.cache.clear(self.slots.grow(chunks[-1]))
         batch = make_batch(
             chunks,
             self.slots,

@@ -24,7 +24,7 @@ def tokens_of(slot):
 
 def make(chunks, windows=(None,), dtype=torch.float32):
     """``chunks``: pairs of a slot and the span of its positions that runs."""
-    slots = Slots(len(TABLES), max_length=LENGTH, block_size=BLOCK)
+    slots = Slots(len(TABLES), max_length=LENGTH, block_size=BLOCK, padding_block=0)
     plan = []
     for slot, (start, end) in chunks:
         tokens = tokens_of(slot)[:end]
@@ -60,16 +60,45 @@ def test_every_token_goes_to_its_place_in_its_block():
 
 
 def test_a_step_of_one_kind_has_no_rows_of_the_other():
-    assert make([(0, (0, 5)), (1, (3, 9))]).decode is None
+    assert make([(0, (0, 5)), (1, (3, 9))]).decodes == []
     assert make([(0, (4, 5)), (1, (0, 1))]).prefills == []
 
 
-def test_decode_rows_carry_the_blocks_and_the_length_of_each_sequence():
-    rows = make([(0, (9, 10)), (1, (2, 3)), (2, (15, 16))]).decode
-    assert rows.lengths.tolist() == [10, 3, 16]
-    assert rows.tables.shape == (3, 4)
-    for row, slot, count in ((0, 0, 3), (1, 1, 1), (2, 2, 4)):
-        assert rows.tables[row, :count].tolist() == TABLES[slot][:count]
+SINGLES = {slot: (end - 1, end) for slot, end in enumerate((10, 3, 16, 12))}
+
+
+def test_the_longest_of_the_single_tokens_comes_first():
+    batch = make(SINGLES.items())
+    assert batch.positions.tolist() == [15, 11, 9, 2]
+    assert [rows.start for rows in batch.order] == [2, 3, 0, 1]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1 << 18, [4]), (32, [2, 2]), (30, [1, 2, 1])])
+def test_decode_rows_are_cut_into_groups_that_cover_them_all(monkeypatch, most, sizes):
+    monkeypatch.setattr("ferrule.runtime.batch.MAX_GATHERED_TOKENS", most)
+    batch = make(SINGLES.items())
+    assert [len(group.tables) for group in batch.decodes] == sizes
+    found = {}
+    for group in batch.decodes:
+        found |= zip(range(group.rows.start, group.rows.stop), group.tables.tolist(), strict=True)
+    for (slot, (_, end)), rows in zip(SINGLES.items(), batch.order, strict=True):
+        needed = math.ceil(end / BLOCK)
+        assert found[rows.start][:needed] == TABLES[slot][:needed]
+
+
+WINDOWS = st.sets(st.none() | st.integers(1, LENGTH + 3), min_size=1, max_size=3)
+ENDS = st.lists(st.integers(1, 5 * BLOCK), min_size=2, max_size=4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(ends=ENDS, most=st.integers(1, 100))
+def test_no_group_of_several_rows_looks_at_more_places_than_allowed(ends, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ferrule.runtime.batch.MAX_GATHERED_TOKENS", most)
+        groups = make([(slot, (end - 1, end)) for slot, end in enumerate(ends)]).decodes
+    assert sum(len(group.tables) for group in groups) == len(ends)
+    for group in groups:
+        assert len(group.tables) == 1 or group.tables.numel() * BLOCK <= most
 
 
 def test_prefill_rows_carry_where_they_are_and_their_blocks():
@@ -78,29 +107,25 @@ def test_prefill_rows_carry_where_they_are_and_their_blocks():
     assert (second.rows, second.start, second.blocks.tolist()) == (slice(8, 13), 4, TABLES[3][:3])
 
 
-WINDOWS = st.sets(st.none() | st.integers(1, LENGTH + 3), min_size=1, max_size=3)
-ENDS = st.lists(st.integers(1, LENGTH), min_size=2, max_size=4)
-
-
 @settings(deadline=None, max_examples=60)
 @given(ends=ENDS, windows=WINDOWS)
 def test_decode_masks_show_each_row_what_the_definition_says(ends, windows):
-    ends = [min(end, len(TABLES[slot]) * BLOCK) for slot, end in enumerate(ends)]
     batch = make([(slot, (end - 1, end)) for slot, end in enumerate(ends)], windows)
-    num_places = batch.decode.tables.shape[1] * BLOCK
-    assert batch.decode.spans == {}
-    assert batch.decode.masks.keys() == windows
-    for window, mask in batch.decode.masks.items():
+    (rows,) = batch.decodes
+    num_places = rows.tables.shape[1] * BLOCK
+    assert rows.spans == {}
+    assert rows.masks.keys() == windows
+    for window, mask in rows.masks.items():
         assert mask.shape == (len(ends), 1, 1, num_places)
-        for row, end in enumerate(ends):
-            visible = [sees(end - 1, place, window) for place in range(num_places)]
+        for row, query in enumerate(batch.positions.tolist()):
+            visible = [sees(query, place, window) for place in range(num_places)]
             assert mask[row, 0, 0].tolist() == [0.0 if yes else -math.inf for yes in visible]
 
 
 @settings(deadline=None, max_examples=60)
 @given(end=st.integers(1, LENGTH), windows=WINDOWS)
 def test_a_row_that_is_alone_looks_at_a_span_without_a_mask(end, windows):
-    rows = make([(0, (end - 1, end))], windows).decode
+    (rows,) = make([(0, (end - 1, end))], windows).decodes
     assert rows.masks == {}
     assert rows.spans.keys() == windows
     for window, span in rows.spans.items():

@@ -32,7 +32,7 @@ def test_each_layer_has_the_shape_that_its_attention_needs(dtype):
     cache = make(dtype)
     assert (cache.num_blocks, cache.block_size) == (5, 4)
     shapes = [tuple(layer.keys.shape) for layer in cache.layers]
-    assert shapes == [(5, 4, 2, 16), (5, 4, 8, 4), (5, 4, 1, 24)]
+    assert shapes == [(6, 4, 2, 16), (6, 4, 8, 4), (6, 4, 1, 24)]
     for layer in cache.layers:
         assert layer.values.shape == layer.keys.shape
         assert layer.keys.dtype is layer.values.dtype is dtype
@@ -58,7 +58,7 @@ def test_no_two_tensors_share_memory():
 def test_a_block_has_its_share_of_the_tensors_bytes(dtype, block_size):
     layers = make(dtype, block_size=block_size).layers
     total = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-    assert block_bytes(SPECS, block_size=block_size, dtype=dtype) * 5 == total
+    assert block_bytes(SPECS, block_size=block_size, dtype=dtype) * (5 + 1) == total
 
 
 def test_blocks_that_nobody_writes_cost_the_host_nothing():
@@ -68,3 +68,21 @@ def test_blocks_that_nobody_writes_cost_the_host_nothing():
     size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert size > 500 * 1024**2
     assert process.memory_info().rss - before < size / 20
+
+
+def test_cleared_blocks_are_zero_and_the_others_stay():
+    cache = make()
+    for layer in cache.layers:
+        layer.keys.fill_(torch.nan)
+        layer.values.fill_(7)
+    cache.clear([1, 4])
+    for layer in cache.layers:
+        for tensor in (layer.keys, layer.values):
+            assert tensor[[1, 4]].count_nonzero() == 0
+            assert not (tensor[[0, 2, 3]] == 0).any()
+
+
+def test_the_padding_block_is_behind_those_that_can_be_used():
+    cache = make()
+    assert cache.padding_block == cache.num_blocks
+    assert cache.layers[0].keys[cache.padding_block].count_nonzero() == 0

@@ -25,7 +25,7 @@ LIMITS = {"block_size": 16, "dtype": torch.bfloat16}
 def test_a_block_has_the_bytes_that_its_tensors_have():
     cache = KVCache(SPECS, num_blocks=5, block_size=16, dtype=torch.bfloat16, device=CPU)
     total = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert block_bytes(SPECS, **LIMITS) * 5 == total
+    assert block_bytes(SPECS, **LIMITS) * (5 + 1) == total
     assert all(not layer.keys.any() for layer in cache.layers)
 
 
@@ -41,6 +41,10 @@ def test_a_context_that_does_not_fit_says_what_would():
     assert "--max-length 160 would fit" in caught.value.hint
     assert longest_context(SPECS, **LIMITS, context_length=1000, budget=budget) == 160
     assert longest_context(SPECS, **LIMITS, context_length=100, budget=budget) == 100
+
+
+def test_a_context_shorter_than_a_block_stays_as_short_as_it_is():
+    assert longest_context(SPECS, **LIMITS, context_length=10, budget=1 << 40) == 10
 
 
 def test_no_memory_at_all_is_an_error_with_a_way_out():

@@ -226,6 +226,7 @@ def described_prompt(running, cuts):
 @pytest.mark.parametrize("rows", [1, 3, 10, 256])
 @pytest.mark.parametrize("cuts", [[], [4], [1, 5, 10]])
 def test_a_prompt_is_described_alike_however_it_is_cut(running, monkeypatch, rows, cuts):
+    in_one_piece = described_prompt(Running(), [])
     monkeypatch.setattr("ferrule.runtime.runner.PROMPT_LOGITS_ROWS", rows)
     told = described_prompt(running, cuts)
     assert max(running.model.num_logits) <= rows
@@ -235,7 +236,7 @@ def test_a_prompt_is_described_alike_however_it_is_cut(running, monkeypatch, row
         assert one.logprob == pytest.approx(expected[PROMPT[position + 1]], abs=1e-5)
         assert one.rank == 1 + (expected > expected[PROMPT[position + 1]] + 1e-9).sum()
         assert one.top_logprobs == pytest.approx(sorted(expected)[:-3:-1], abs=1e-5)
-    assert told == described_prompt(Running(), [])
+    assert told == in_one_piece
 
 
 def test_an_answer_is_not_described_as_if_it_were_prompt(running):
@@ -269,8 +270,8 @@ def test_a_slot_that_is_taken_again_remembers_nothing(running):
 
 
 def test_penalties_go_on_after_a_preemption_as_without_one(running):
-    params = SamplingParams(temperature=0, frequency_penalty=0.2, repetition_penalty=1.3)
-    prompt = [1, 1, 2]
+    params = SamplingParams(temperature=0, frequency_penalty=0.5, presence_penalty=0.3)
+    prompt = [4, 4, 15]
     whole = running.generate(0, prompt, 10, params)
     assert whole != continued(prompt, 10)
     for cut in (1, 4, 9):

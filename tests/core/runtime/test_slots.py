@@ -11,7 +11,7 @@ from ferrule.runtime.slots import Slots
 
 @pytest.fixture
 def slots():
-    return Slots(3, max_length=10, block_size=4)
+    return Slots(3, max_length=10, block_size=4, padding_block=99)
 
 
 def admit(slots, slot, tokens):
@@ -80,3 +80,22 @@ def test_each_position_lies_in_its_block(slots):
     assert rows[:2] == [9 * 4 + 2, 9 * 4 + 3]
     assert rows[2:6] == [0, 1, 2, 3]
     assert rows[6:] == [4 * 4, 4 * 4 + 1]
+
+
+def test_blocks_from_the_prefix_cache_are_not_among_those_to_be_cleared():
+    slots = Slots(1, max_length=64, block_size=4, padding_block=99)
+    slots.admit(Admission(slot=0, tokens=[0] * 20, num_prompt=20, sampling=SamplingParams()))
+    hit = Chunk(slot=0, start=8, num_tokens=12, new_blocks=[7, 3, 5, 1, 2])
+    assert list(slots.grow(hit)) == [5, 1, 2]
+    assert list(slots.grow(Chunk(slot=0, start=20, num_tokens=1, new_blocks=[6]))) == [6]
+    assert list(slots.grow(Chunk(slot=0, start=21, num_tokens=1))) == []
+    assert slots.block_tables[0, :7].tolist() == [7, 3, 5, 1, 2, 6, 99]
+
+
+def test_a_slot_that_is_taken_again_points_to_padding_alone():
+    slots = Slots(1, max_length=16, block_size=4, padding_block=99)
+    admission = Admission(slot=0, tokens=[0] * 8, num_prompt=8, sampling=SamplingParams())
+    slots.admit(admission)
+    slots.grow(Chunk(slot=0, start=0, num_tokens=8, new_blocks=[1, 2]))
+    slots.admit(admission)
+    assert set(slots.block_tables[0].tolist()) == {99}
