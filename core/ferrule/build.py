@@ -25,7 +25,7 @@ from ferrule.matching import Match, match
 from ferrule.model_config import ModelConfig
 from ferrule.plugins import Plugins
 from ferrule.runtime.device import resolve_device, resolve_dtype
-from ferrule.runtime.kv_cache import KVCache, block_bytes
+from ferrule.runtime.kv_cache import NUM_EXTRA_BLOCKS, KVCache, block_bytes
 from ferrule.runtime.memory import (
     activation_bytes,
     free_memory,
@@ -34,7 +34,8 @@ from ferrule.runtime.memory import (
     longest_context,
     num_kv_blocks,
 )
-from ferrule.runtime.runner import Model, ModelRunner
+from ferrule.runtime.model import Model
+from ferrule.runtime.runner import ModelRunner
 
 Report = Callable[[Progress], None]
 
@@ -195,8 +196,8 @@ def _assemble(
         options, config, specs, dtype, limits.num_sequences, budget
     )
     block_size = options.kv_cache_page_size
-    # One more than can be used: see KVCache.
-    kv_bytes = (num_blocks + 1) * block_bytes(specs, block_size=block_size, dtype=dtype)
+    per_block = block_bytes(specs, block_size=block_size, dtype=dtype)
+    kv_bytes = (num_blocks + NUM_EXTRA_BLOCKS) * per_block
     report(Progress(stage="allocating KV cache", detail=gib(kv_bytes)))
     cache = KVCache(specs, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device)
     runner = ModelRunner(
@@ -207,6 +208,11 @@ def _assemble(
         vocab_size=config.vocab_size,
         num_known_tokens=options.num_known_tokens or config.vocab_size,
         device=device,
+    )
+    runner.warm_up(
+        lambda done, total: report(
+            Progress(stage="capturing graphs", fraction=done / total, detail=f"{done} of {total}")
+        )
     )
     scheduler = Scheduler(
         BlockPool(num_blocks),

@@ -29,6 +29,7 @@ WITHOUT_MIRROR = {
     "core/ferrule/quantization/gguf_iq.py": _BLOCKS,
     "core/ferrule/quantization/gguf_k.py": _BLOCKS,
     "core/ferrule/quantization/gguf_legacy.py": _BLOCKS,
+    "core/ferrule/runtime/model.py": "a protocol",
     "core/ferrule/server/chat_chunks.py": _ROUTES,
     "core/ferrule/server/chat_schema.py": _STRUCTS,
     "core/ferrule/server/completion_choices.py": _ROUTES,

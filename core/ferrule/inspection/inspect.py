@@ -21,7 +21,7 @@ from ferrule.matching import Match, match
 from ferrule.model_config import ModelConfig, RopeConfig
 from ferrule.plugins import Plugins
 from ferrule.runtime.device import resolve_device, resolve_dtype
-from ferrule.runtime.runner import Model
+from ferrule.runtime.model import Model
 
 
 def inspect_checkpoint(

@@ -1,7 +1,8 @@
-"""Attention over the paged cache, in plain torch: every device, and the reference for kernels."""
+"""Attention over the paged cache: plain torch on every device, a kernel for decode on CUDA."""
 
 from __future__ import annotations
 
+import importlib.util
 from functools import partial
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from ferrule.layers.attention import Attend, AttentionSpec
-from ferrule.runtime.batch import Batch, DecodeRows, PrefillRows
+from ferrule.runtime.batch import Batch, DecodeRows, PagedRows, PrefillRows
 from ferrule.runtime.kv_cache import KVCache, LayerCache
 
+MAX_GROUP = 16
+"""Query heads that share a key head in the Triton kernel: the rows of its smallest tile."""
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """torch's kernels to choose from: all but cuDNN's, which makes a new plan (60 ms on an H100) for
 every length that it has not met."""
@@ -31,6 +34,7 @@ class PagedAttention:
         self.cache = cache
         self.windows = frozenset(spec.window for spec in specs)
         self.dtype = cache.layers[0].keys.dtype
+        self.has_kernel = cache.layers[0].keys.is_cuda and all(_fits_kernel(s) for s in specs)
 
     def attends(self, batch: Batch) -> list[Attend]:
         """One callable a layer, for this step."""
@@ -40,21 +44,47 @@ class PagedAttention:
         ]
 
 
+def _fits_kernel(spec: AttentionSpec) -> bool:
+    """Whether the Triton kernel computes this layer."""
+    has_triton = importlib.util.find_spec("triton") is not None
+    return has_triton and spec.num_heads // spec.num_kv_heads <= MAX_GROUP
+
+
 def _attend(
     spec: AttentionSpec, cache: LayerCache, batch: Batch, q: Tensor, k: Tensor, v: Tensor
 ) -> Tensor:
     """Writes the step's keys and values, then attends row group by row group."""
     cache.keys.view(-1, *k.shape[1:]).index_copy_(0, batch.cache_rows, k)
     cache.values.view(-1, *v.shape[1:]).index_copy_(0, batch.cache_rows, v)
+    if batch.paged is not None and not batch.prefills:
+        return _paged(spec, cache, batch.paged, q)
     if len(batch.decodes) == 1 and not batch.prefills:
         return _decode(spec, cache, batch.decodes[0], q)
     out = torch.empty_like(q)
+    if batch.paged is not None:
+        out[batch.paged.rows] = _paged(spec, cache, batch.paged, q[batch.paged.rows])
     for rows in batch.decodes:
         out[rows.rows] = _decode(spec, cache, rows, q[rows.rows])
     for rows in batch.prefills:
         part = rows.rows
         out[part] = _prefill(spec, cache, rows, q[part], k[part], v[part])
     return out
+
+
+def _paged(spec: AttentionSpec, cache: LayerCache, rows: PagedRows, q: Tensor) -> Tensor:
+    """One query a sequence, by the kernel."""
+    # Imported here, for triton need not be installed where there is no CUDA device.
+    from ferrule.kernels.paged_decode import paged_decode
+
+    return paged_decode(
+        q,
+        cache.keys,
+        cache.values,
+        rows.tables,
+        rows.lengths,
+        scale=spec.scale,
+        window=spec.window,
+    )
 
 
 def _decode(spec: AttentionSpec, cache: LayerCache, rows: DecodeRows, q: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ferrule.layers.attention import AttentionSpec
 
+NUM_EXTRA_BLOCKS = 2
+"""Blocks that are allocated beside those that can be used."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerCache:
@@ -29,8 +32,8 @@ class LayerCache:
 class KVCache:
     """Paged keys and values of all layers.
 
-    One block more than can be used is allocated: it stays zero, and what pads a block table
-    points to it.
+    Two blocks more than can be used are allocated: one stays zero, and what pads a block table
+    points to it; the other takes what rows that pad a batch write.
 
     Args:
         specs: The attention layers.
@@ -53,7 +56,7 @@ class KVCache:
         self.block_size = block_size
 
         def allocate(spec: AttentionSpec) -> Tensor:
-            shape = (num_blocks + 1, block_size, spec.num_kv_heads, spec.head_dim)
+            shape = (num_blocks + NUM_EXTRA_BLOCKS, block_size, spec.num_kv_heads, spec.head_dim)
             return _zeros(shape, dtype, device)
 
         self.layers = [LayerCache(keys=allocate(s), values=allocate(s)) for s in specs]
@@ -63,6 +66,11 @@ class KVCache:
     def padding_block(self) -> int:
         """Id of the block that stays zero."""
         return self.num_blocks
+
+    @property
+    def scrap_block(self) -> int:
+        """Id of the block that nobody reads."""
+        return self.num_blocks + 1
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Zeroes blocks that are handed to a sequence.

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from ferrule.layers.attention import Attend, AttentionSpec
 from ferrule.plan import Chunk, Plan, SamplingParams, StepResult, TokenLogprobs
 from ferrule.runtime.attention import KERNELS, PagedAttention
 from ferrule.runtime.batch import Batch, make_batch
+from ferrule.runtime.decode_graphs import DecodeGraphs
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
+from ferrule.runtime.model import Model
 from ferrule.runtime.sampler import describe, sample
 from ferrule.runtime.sampling_state import SamplingState
 from ferrule.runtime.slots import Slots
-
-
-class Model(Protocol):
-    """What an architecture must build for the runner."""
-
-    def attention_specs(self) -> list[AttentionSpec]:
-        """One for each ``attend``."""
-        ...
-
-    def __call__(self, tokens: Tensor, positions: Tensor, attends: Sequence[Attend]) -> Tensor:
-        """``[tokens] -> [tokens, hidden_size]``."""
-        ...
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """``[rows, hidden_size] -> [rows, vocab_size]``."""
-        ...
 
 
 class ModelRunner:
@@ -72,6 +56,17 @@ class ModelRunner:
             padding_block=cache.padding_block,
         )
         self.sampling = SamplingState(max_batch_size, vocab_size=vocab_size, device=device)
+        self.graphs = (
+            DecodeGraphs(model, self.attention, cache, self.slots)
+            if self.attention.has_kernel
+            else None
+        )
+
+    @torch.inference_mode()
+    def warm_up(self, report: Callable[[int, int], None]) -> None:
+        """Does what would keep the first requests waiting."""
+        if self.graphs is not None:
+            self.graphs.capture_first(report)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepResult:
@@ -79,29 +74,46 @@ class ModelRunner:
         for admission in plan.admitted:
             self.slots.admit(admission)
             self.sampling.admit(admission)
-        self.cache.clear([block for chunk in plan.chunks for block in self.slots.grow(chunk)])
+        self._grow(plan.chunks)
         if not plan.chunks:
             return StepResult(tokens=())
+        if self.graphs is not None and all(c.num_tokens == 1 and c.samples for c in plan.chunks):
+            return self._sample(plan.chunks, self.graphs.run(plan.chunks), {})
         batch = make_batch(
             plan.chunks,
             self.slots,
             windows=self.attention.windows,
             dtype=self.attention.dtype,
             device=self.device,
+            has_kernel=self.attention.has_kernel,
         )
         with sdpa_kernel(KERNELS):
             hidden = self.model(batch.tokens, batch.positions, self.attention.attends(batch))
         return self._choose(plan.chunks, batch, hidden)
 
+    def _grow(self, chunks: Sequence[Chunk]) -> None:
+        """Block tables take over what the plan gave their sequences."""
+        self.cache.clear([block for chunk in chunks for block in self.slots.grow(chunk)])
+        if self.graphs is not None:
+            for chunk in chunks:
+                if chunk.new_blocks:
+                    self.graphs.grow(chunk.slot)
+
     def _choose(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor) -> StepResult:
-        """Samples where the plan says so, and describes what sequences want described."""
+        """Computes logits where the plan says so, and describes prompts that want it."""
         sampled = [i for i, chunk in enumerate(chunks) if chunk.samples]
         prompts = self._prompt_logprobs(chunks, batch, hidden)
         if not sampled:
             return StepResult(tokens=(), prompt_logprobs=prompts)
         rows = torch.tensor([batch.order[i].stop - 1 for i in sampled], device=self.device)
         logits = self.model.logits(hidden[rows]).float()
-        slots = [chunks[i].slot for i in sampled]
+        return self._sample([chunks[i] for i in sampled], logits, prompts)
+
+    def _sample(
+        self, chunks: Sequence[Chunk], logits: Tensor, prompts: dict[int, list[TokenLogprobs]]
+    ) -> StepResult:
+        """One token for each chunk: ``logits`` is ``[chunks, vocab_size]``, changed in place."""
+        slots = [chunk.slot for chunk in chunks]
         positions = [int(self.slots.num_tokens[slot]) for slot in slots]
         wanted = [self._wanted(slot) for slot in slots]
         raw = logits.clone() if any(num is not None for num in wanted) else logits

@@ -63,5 +63,12 @@ class Slots:
 
     def cache_rows(self, slot: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where positions of a sequence lie in a cache seen as rows of tokens."""
-        blocks = self.block_tables[slot, positions // self.block_size]
-        return blocks * self.block_size + positions % self.block_size
+        return self.places(slot, positions)
+
+    def places(
+        self, slots: int | Sequence[int], positions: NDArray[np.int64] | Sequence[int]
+    ) -> NDArray[np.int64]:
+        """The same for a position of each of several sequences."""
+        at = np.asarray(positions)
+        blocks = self.block_tables[slots, at // self.block_size]
+        return blocks * self.block_size + at % self.block_size

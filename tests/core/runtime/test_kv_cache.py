@@ -32,7 +32,7 @@ def test_each_layer_has_the_shape_that_its_attention_needs(dtype):
     cache = make(dtype)
     assert (cache.num_blocks, cache.block_size) == (5, 4)
     shapes = [tuple(layer.keys.shape) for layer in cache.layers]
-    assert shapes == [(6, 4, 2, 16), (6, 4, 8, 4), (6, 4, 1, 24)]
+    assert shapes == [(7, 4, 2, 16), (7, 4, 8, 4), (7, 4, 1, 24)]
     for layer in cache.layers:
         assert layer.values.shape == layer.keys.shape
         assert layer.keys.dtype is layer.values.dtype is dtype
@@ -58,7 +58,7 @@ def test_no_two_tensors_share_memory():
 def test_a_block_has_its_share_of_the_tensors_bytes(dtype, block_size):
     layers = make(dtype, block_size=block_size).layers
     total = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-    assert block_bytes(SPECS, block_size=block_size, dtype=dtype) * (5 + 1) == total
+    assert block_bytes(SPECS, block_size=block_size, dtype=dtype) * (5 + 2) == total
 
 
 def test_blocks_that_nobody_writes_cost_the_host_nothing():

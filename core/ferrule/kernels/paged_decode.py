@@ -1,0 +1,201 @@
+"""Attention of one new token a sequence over the paged cache.
+
+Keys of one sequence are split over several programs, so that a few sequences fill the device as
+well (flash-decoding); a second kernel puts the parts together. The query heads that share a key
+head are the rows of one tile, so every key is read once.
+"""
+
+# Jitted functions are not Python to a type checker.
+# pyright: reportMissingParameterType=false, reportIndexIssue=false, reportOperatorIssue=false
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TILE = 64
+# tl.dot takes no fewer rows, so this is the most query heads that may share a key head.
+_ROWS = tl.constexpr(16)
+_MAX_SPLITS = 32
+
+
+@triton.jit
+def _part_kernel(
+    q,
+    keys,
+    values,
+    tables,
+    lengths,
+    parts,
+    maxima,
+    sums,
+    scale,
+    window,
+    q_stride,
+    table_stride,
+    block_size,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    TILE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    length = tl.load(lengths + row)
+    first = tl.maximum(length - window, 0)
+    num_tiles = tl.cdiv(length - first, TILE)
+    tiles_a_split = tl.cdiv(num_tiles, SPLITS)
+    begin = first + split * tiles_a_split * TILE
+    end = tl.minimum(begin + tiles_a_split * TILE, length)
+
+    member, channel = tl.arange(0, _ROWS), tl.arange(0, PADDED_DIM)
+    is_channel = channel < DIM
+    query = tl.load(
+        q + row * q_stride + (head * GROUP + member)[:, None] * DIM + channel[None, :],
+        mask=(member < GROUP)[:, None] & is_channel[None, :],
+        other=0.0,
+    )
+    top = tl.full([_ROWS], -1e30, tl.float32)
+    total = tl.zeros([_ROWS], tl.float32)
+    out = tl.zeros([_ROWS, PADDED_DIM], tl.float32)
+    for start in range(begin, end, TILE):
+        place = start + tl.arange(0, TILE)
+        is_place = place < end
+        block = tl.load(
+            tables + row * table_stride + place // block_size, mask=is_place, other=0
+        ).to(tl.int64)
+        at = ((block * block_size + place % block_size) * KV_HEADS + head) * DIM
+        mask = is_place[:, None] & is_channel[None, :]
+        key = tl.load(keys + at[:, None] + channel[None, :], mask=mask, other=0.0)
+        value = tl.load(values + at[:, None] + channel[None, :], mask=mask, other=0.0)
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+        scores = tl.where(is_place[None, :], scores, -1e30)
+        higher = tl.maximum(top, tl.max(scores, 1))
+        weights = tl.exp(scores - higher[:, None])
+        weights = tl.where(is_place[None, :], weights, 0.0)
+        shrink = tl.exp(top - higher)
+        total = total * shrink + tl.sum(weights, 1)
+        out = out * shrink[:, None] + tl.dot(
+            weights.to(value.dtype), value, input_precision=PRECISION
+        )
+        top = higher
+    at = ((row * KV_HEADS + head) * SPLITS + split) * _ROWS + member
+    tl.store(parts + at[:, None] * PADDED_DIM + channel[None, :], out)
+    tl.store(maxima + at, top)
+    tl.store(sums + at, total)
+
+
+@triton.jit
+def _join_kernel(
+    parts,
+    maxima,
+    sums,
+    out,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    row, query_head = tl.program_id(0), tl.program_id(1)
+    head, member = query_head // GROUP, query_head % GROUP
+    split, channel = tl.arange(0, SPLITS), tl.arange(0, PADDED_DIM)
+    at = ((row * KV_HEADS + head) * SPLITS + split) * _ROWS + member
+    top = tl.load(maxima + at)
+    weights = tl.exp(top - tl.max(top, 0))
+    total = tl.sum(tl.load(sums + at) * weights, 0)
+    part = tl.load(parts + at[:, None] * PADDED_DIM + channel[None, :])
+    joined = tl.sum(part * weights[:, None], 0)
+    # A row of length 0 pads a batch: nothing was summed, and zeros come out.
+    joined = tl.where(total > 0, joined / tl.maximum(total, 1e-30), 0.0)
+    tl.store(
+        out + (row * KV_HEADS * GROUP + query_head) * DIM + channel,
+        joined.to(out.dtype.element_ty),
+        mask=channel < DIM,
+    )
+
+
+def paged_decode(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tables: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """Attention of each row's last token over its sequence.
+
+    The launch depends on the number of rows alone, never on lengths, so it can be captured in a
+    graph. Padding rows have length 0 and give zeros.
+
+    Args:
+        q: ``[rows, heads, head_dim]``, rows at any stride.
+        keys: ``[blocks, block_size, kv_heads, head_dim]``, contiguous.
+        values: The same.
+        tables: ``[rows, blocks]`` int32 or int64 block ids.
+        lengths: ``[rows]`` int32 or int64 tokens in the cache, the new one included.
+        scale: Of the scores.
+        window: How many tokens back a token sees, itself included; None: all.
+
+    Returns:
+        ``[rows, heads, head_dim]``.
+    """
+    num_rows, num_heads, dim = q.shape
+    _, block_size, kv_heads, _ = keys.shape
+    group = num_heads // kv_heads
+    assert group <= _ROWS.value
+    assert q.stride(1) == dim
+    assert q.stride(2) == 1
+    splits = num_splits(num_rows * kv_heads)
+    padded = max(16, triton.next_power_of_2(dim))
+    rows = (num_rows, kv_heads, splits, _ROWS.value)
+    parts = torch.empty(*rows, padded, dtype=torch.float32, device=q.device)
+    maxima = torch.empty(rows, dtype=torch.float32, device=q.device)
+    sums = torch.empty(rows, dtype=torch.float32, device=q.device)
+    out = torch.empty(num_rows, num_heads, dim, dtype=q.dtype, device=q.device)
+    sizes = {
+        "KV_HEADS": kv_heads,
+        "GROUP": group,
+        "DIM": dim,
+        "PADDED_DIM": padded,
+        "SPLITS": splits,
+    }
+    _part_kernel[(num_rows, kv_heads, splits)](
+        q,
+        keys,
+        values,
+        tables,
+        lengths,
+        parts,
+        maxima,
+        sums,
+        scale,
+        2**30 if window is None else window,
+        q.stride(0),
+        tables.stride(0),
+        block_size,
+        TILE=_TILE,
+        PRECISION="ieee" if q.dtype is torch.float32 else "tf32",
+        num_warps=4,
+        num_stages=3,
+        **sizes,
+    )
+    _join_kernel[(num_rows, num_heads)](parts, maxima, sums, out, num_warps=4, **sizes)
+    return out
+
+
+def num_splits(num_tiles: int) -> int:
+    """Parts of each sequence: enough programs to fill some 130 multiprocessors twice over.
+
+    Args:
+        num_tiles: Rows times key heads.
+    """
+    wanted = triton.cdiv(2 * 132, num_tiles)
+    return min(_MAX_SPLITS, triton.next_power_of_2(wanted))
