@@ -11,11 +11,12 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_TOKENS = 256
 
 # Name, lowest and highest value, both allowed. Temperature, penalties and log probabilities as in
-# OpenAI's API reference.
+# OpenAI's API reference; the repetition penalty's keep logits finite.
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("temperature", 0, 2),
     ("top_p", 0, 1),
     ("min_p", 0, 1),
+    ("repetition_penalty", 0.01, 100),
     ("presence_penalty", -2, 2),
     ("frequency_penalty", -2, 2),
     ("logprobs", 0, MAX_LOGPROBS),
@@ -42,9 +43,7 @@ def check_sampling(sampling: SamplingParams, *, vocab_size: int) -> None:
             raise _out_of_range(name, value, f"between {low:g} and {high:g}")
     if sampling.top_p == 0:
         raise _out_of_range("top_p", 0, "above 0 and at most 1")
-    if not 0 < sampling.repetition_penalty < float("inf"):
-        raise _out_of_range("repetition_penalty", sampling.repetition_penalty, "above 0")
-    if sampling.top_k < 0:
+    if not 0 <= sampling.top_k < 2**63:
         raise _out_of_range("top_k", sampling.top_k, "at least 1, or 0 for no limit")
     _check_length(sampling)
     _check_stops(sampling, vocab_size)

@@ -103,7 +103,7 @@ def describe(logits: Tensor, tokens: Tensor, nums: Sequence[int]) -> list[TokenL
     logprobs = logits.float().log_softmax(dim=-1)
     chosen = logprobs.gather(-1, tokens[:, None])
     ranks = (logprobs > chosen).sum(dim=-1) + 1
-    top = logprobs.topk(max(max(nums), 1), dim=-1)
+    top = logprobs.topk(min(max(max(nums), 1), logits.shape[-1]), dim=-1)
     columns = zip(
         chosen[:, 0].tolist(),
         ranks.tolist(),

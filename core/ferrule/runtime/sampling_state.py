@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ferrule.plan import Admission, SamplingParams
 
+# Below this logits divided by it leave float32; the likeliest token is certain long before.
+_LEAST_TEMPERATURE = 1e-5
+
 
 class SamplingState:
     """Settings by slot, and what the penalties count.
@@ -53,11 +56,11 @@ class SamplingState:
         slot, params = admission.slot, admission.sampling
         self.params[slot] = params
         self.num_prompt[slot] = admission.num_prompt
-        self.draws[slot] = params.temperature > 0
+        self.draws[slot] = params.temperature >= _LEAST_TEMPERATURE
         self.filters[slot] = params.top_p < 1 or params.top_k > 0 or params.min_p > 0
-        self.temperature[slot] = params.temperature or 1.0
+        self.temperature[slot] = params.temperature if self.draws[slot] else 1.0
         self.top_p[slot] = params.top_p
-        self.top_k[slot] = params.top_k
+        self.top_k[slot] = min(params.top_k, self.vocab_size)
         self.min_p[slot] = params.min_p
         self.seed[slot] = _signed(params.seed or 0)
         self._admit_penalties(admission)
@@ -67,9 +70,10 @@ class SamplingState:
             values = torch.tensor(list(params.logit_bias.values()), device=self.device)
             self.bias[slot] = (ids, values)
         self.minimum.pop(slot, None)
-        if params.min_tokens and admission.stop_ids:
-            ids = torch.tensor(list(admission.stop_ids), device=self.device)
-            self.minimum[slot] = (params.min_tokens, ids)
+        # A tokenizer may have an eos that the embedding has no row for (case E6).
+        stop_ids = [token for token in admission.stop_ids if token < self.vocab_size]
+        if params.min_tokens and stop_ids:
+            self.minimum[slot] = (params.min_tokens, torch.tensor(stop_ids, device=self.device))
 
     def _admit_penalties(self, admission: Admission) -> None:
         slot, params = admission.slot, admission.sampling

@@ -34,6 +34,7 @@ BAD = [
     ("min_p", {"min_p": 1.5}),
     ("repetition_penalty", {"repetition_penalty": 0.0}),
     ("repetition_penalty", {"repetition_penalty": float("inf")}),
+    ("repetition_penalty", {"repetition_penalty": 1e308}),
     ("presence_penalty", {"presence_penalty": 2.5}),
     ("frequency_penalty", {"frequency_penalty": -2.5}),
     ("logit_bias", {"logit_bias": {100: 1.0}}),

@@ -192,3 +192,19 @@ def test_logprobs_ranks_and_alternatives_are_those_of_the_whole_distribution():
     values, ids = reference[1].topk(4)
     assert second.top_ids == tuple(ids.tolist())
     assert second.top_logprobs == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def test_numbers_beyond_the_vocabulary_harm_nobody():
+    params = SamplingParams(temperature=1.0, seed=1, top_k=2**63 + 5, min_tokens=3)
+    state = state_with(params, stop_ids=(50, VOCAB + 7))
+    logits = torch.zeros(1, VOCAB)
+    assert 0 <= sample(logits, [0], [3], state).item() < VOCAB
+    assert logits[0, 50] == -torch.inf
+    (described,) = describe(torch.zeros(1, 5), torch.tensor([1]), [20])
+    assert len(described.top_ids) == 5
+
+
+def test_a_temperature_next_to_zero_is_greedy():
+    logits = torch.randn(1, VOCAB)
+    state = state_with(SamplingParams(temperature=1e-320, seed=1))
+    assert sample(logits.clone(), [0], [3], state) == logits.argmax()
