@@ -177,7 +177,7 @@ def build_tools(tmp_path_factory):
 
 
 @pytest.fixture
-def test_tools(wheels, tmp_path_factory):
+def extra_tools(wheels, tmp_path_factory):
     """Makes a folder with what the tests of a distribution need besides."""
 
     def make(name):

@@ -224,12 +224,12 @@ def test_a_broken_plugin_is_named_and_nothing_is_served_with_it(environment, lla
 
 
 @pytest.mark.parametrize("name", sorted(each.parent.name for each in CONTRIB.glob("*/tests")))
-def test_a_plugins_own_tests_pass_where_it_is_installed(environment, test_tools, name):
+def test_a_plugins_own_tests_pass_where_it_is_installed(environment, extra_tools, name):
     folder = CONTRIB / name
     options = ["-q", "-p", "no:cacheprovider", "-c", folder / "pyproject.toml"]
     with environment.installed(name):
         # -P: the installed module is tested, not the one in the directory.
         done = environment.run(
-            "python", "-P", "-m", "pytest", *options, cwd=folder, PYTHONPATH=str(test_tools(name))
+            "python", "-P", "-m", "pytest", *options, cwd=folder, PYTHONPATH=str(extra_tools(name))
         )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -90,8 +90,8 @@ class DecodeGraphs:
         self._set(self._positions, [*starts, *padding])
         self._set(self._lengths, [*(start + 1 for start in starts), *padding])
         self._set(self._rows, [*slots, *padding])
-        places = self._slots.places(slots, starts).tolist()
-        self._set(self._cache_rows, [*places, *([self._scrap] * len(padding))])
+        cache_rows = self._slots.cache_rows(slots, starts).tolist()
+        self._set(self._cache_rows, [*cache_rows, *([self._scrap] * len(padding))])
         graph, logits = self._graphs[size]
         graph.replay()
         return logits[: len(chunks)]

@@ -61,14 +61,15 @@ class Slots:
         self.tokens[slot, self.num_tokens[slot]] = token
         self.num_tokens[slot] += 1
 
-    def cache_rows(self, slot: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where positions of a sequence lie in a cache seen as rows of tokens."""
-        return self.places(slot, positions)
-
-    def places(
+    def cache_rows(
         self, slots: int | Sequence[int], positions: NDArray[np.int64] | Sequence[int]
     ) -> NDArray[np.int64]:
-        """The same for a position of each of several sequences."""
+        """Where positions lie in a cache seen as rows of tokens.
+
+        Args:
+            slots: One sequence's, or one for each position.
+            positions: Each within its own sequence.
+        """
         at = np.asarray(positions)
         blocks = self.block_tables[slots, at // self.block_size]
         return blocks * self.block_size + at % self.block_size

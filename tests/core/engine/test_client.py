@@ -284,6 +284,7 @@ async def test_an_engine_does_not_outlive_its_parent(wish, tmp_path):
     )
     pid = int(await parent.stdout.readline())
 
+    assert is_alive(pid)
     parent.kill()
     await parent.wait()
 

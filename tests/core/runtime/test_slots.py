@@ -99,3 +99,12 @@ def test_a_slot_that_is_taken_again_points_to_padding_alone():
     slots.grow(Chunk(slot=0, start=0, num_tokens=8, new_blocks=[1, 2]))
     slots.admit(admission)
     assert set(slots.block_tables[0].tolist()) == {99}
+
+
+def test_cache_rows_of_one_position_in_each_of_several_sequences():
+    slots = Slots(2, max_length=16, block_size=4, padding_block=99)
+    for slot, blocks in enumerate([[7, 3], [5, 1]]):
+        admission = Admission(slot=slot, tokens=[0] * 8, num_prompt=8, sampling=SamplingParams())
+        slots.admit(admission)
+        slots.grow(Chunk(slot=slot, start=0, num_tokens=8, new_blocks=blocks))
+    assert slots.cache_rows([1, 0], [6, 3]).tolist() == [1 * 4 + 2, 7 * 4 + 3]
