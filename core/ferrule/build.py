@@ -25,6 +25,8 @@ from ferrule.matching import Match, match
 from ferrule.model_config import ModelConfig
 from ferrule.plugins import Plugins
 from ferrule.runtime.device import resolve_device, resolve_dtype
+from ferrule.runtime.kernel_attention import fits_kernels
+from ferrule.runtime.kernel_runner import KernelRunner
 from ferrule.runtime.kv_cache import NUM_EXTRA_BLOCKS, KVCache, block_bytes
 from ferrule.runtime.memory import (
     activation_bytes,
@@ -200,10 +202,12 @@ def _assemble(
     kv_bytes = (num_blocks + NUM_EXTRA_BLOCKS) * per_block
     report(Progress(stage="allocating KV cache", detail=gib(kv_bytes)))
     cache = KVCache(specs, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device)
-    runner = ModelRunner(
+    runner_type = KernelRunner if fits_kernels(specs, device) else ModelRunner
+    runner = runner_type(
         model,
         cache,
         max_batch_size=limits.num_sequences,
+        max_tokens=limits.num_tokens,
         max_length=max_length,
         vocab_size=config.vocab_size,
         num_known_tokens=options.num_known_tokens or config.vocab_size,

@@ -12,6 +12,9 @@ from typing import Protocol
 
 import msgspec
 
+MAX_LOGPROBS = 20
+"""Most alternatives that are reported beside a token (OpenAI's limit)."""
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one sequence's tokens are chosen and when it ends.
@@ -88,7 +91,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     stop_ids: Sequence[int] = ()
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+# A step makes hundreds, and they hold nothing that the collector could find a cycle in.
+class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The part of one sequence that runs in a step.
 
     Attributes:
@@ -129,9 +133,30 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
 
 
-class Runner(Protocol):
-    """Computes plans; the engine knows no more of it than this."""
+class PendingStep(Protocol):
+    """A step that was launched and may not be computed yet."""
 
-    def run(self, plan: Plan) -> StepResult:
-        """Computes one step and returns its tokens."""
+    def result(self) -> StepResult:
+        """Waits until the step is computed and returns what it gave."""
+        ...
+
+
+class Runner(Protocol):
+    """Computes plans in the order in which it gets them; the engine knows no more of it.
+
+    A layer writes the keys and values of all a step's tokens before any of them attends, for a
+    block that one chunk fills may stand in the table of another chunk of the same step.
+
+    Attributes:
+        runs_ahead: Whether ``launch`` returns before the step is computed, so that a next one can
+            be launched meanwhile. Then a chunk of one token may stand at a position whose token
+            the host does not know yet: it is what the step before sampled for that slot, and the
+            runner keeps it on the device. A slot may also be released, and be another sequence's,
+            when what an earlier step sampled for it has not been read.
+    """
+
+    runs_ahead: bool
+
+    def launch(self, plan: Plan) -> PendingStep:
+        """Starts one step; everything in it comes after the steps launched before."""
         ...

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 
 import pytest
 
 from ferrule.engine.block_pool import BlockPool
 from ferrule.engine.messages import Outputs, Request, encode
 from ferrule.engine.scheduler import Scheduler
-from ferrule.plan import Plan, SamplingParams, StepResult
+from ferrule.engine.step import Step
+from ferrule.plan import SamplingParams, StepResult
 
 NUM_SEQUENCES = 256
 
@@ -28,14 +30,14 @@ def decoding_scheduler(*, block_size: int = 16) -> Scheduler:
             Request(id=f"chatcmpl-{n:032x}", tokens=tokens, sampling=sampling, stop_ids=(7,))
         )
     while True:
-        plan = scheduler.schedule()
-        scheduler.advance(plan, result_of(plan))
-        if len(plan.chunks) == NUM_SEQUENCES and all(c.num_tokens == 1 for c in plan.chunks):
+        step = scheduler.schedule()
+        scheduler.advance(step, result_of(step))
+        if len(step.chunks) == NUM_SEQUENCES and all(c.num_tokens == 1 for c in step.chunks):
             return scheduler
 
 
-def result_of(plan: Plan) -> StepResult:
-    return StepResult(tokens=[5] * sum(chunk.samples for chunk in plan.chunks))
+def result_of(step: Step) -> StepResult:
+    return StepResult(tokens=[5] * sum(chunk.samples for chunk in step.chunks))
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +54,12 @@ def test_steady_decode_step_of_256_sequences(benchmark):
     scheduler = decoding_scheduler()
     result = StepResult(tokens=[5] * NUM_SEQUENCES)
 
+    in_flight = deque([scheduler.schedule()])
+
     def step():
-        return scheduler.advance(scheduler.schedule(), result)
+        in_flight.append(scheduler.schedule())
+        assert in_flight[-1].plan
+        return scheduler.advance(in_flight.popleft(), result)
 
     # A fixed number of steps, so that the pool never runs out and nobody is preempted.
     outputs = benchmark.pedantic(step, rounds=1000, warmup_rounds=20)
@@ -83,8 +89,8 @@ def test_admitting_a_prompt_of_8000_tokens_that_is_cached(benchmark):
     def answer_one():
         sampling = SamplingParams(max_tokens=1, seed=1)
         scheduler.add(Request(id=str(next(ids)), tokens=list(range(8000)), sampling=sampling))
-        plan = scheduler.schedule()
-        return scheduler.advance(plan, result_of(plan))
+        step = scheduler.schedule()
+        return scheduler.advance(step, result_of(step))
 
     answer_one()
     (output,) = benchmark(answer_one)

@@ -7,6 +7,8 @@ import pytest
 from ferrule.llm import LLM
 from ferrule.plan import SamplingParams
 from ferrule.runtime.decode_graphs import graph_size
+from ferrule.runtime.device_sampling import Needs
+from ferrule.runtime.mixed_graphs import ROWS, SINGLES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.realmodel]
 
@@ -20,31 +22,65 @@ def prompts(count):
     return [[100 + i, *range(1000, 1010 + 3 * i)] for i in range(count)]
 
 
+def runner_of(llm):
+    return llm.engine._runner
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 24, 30])
 def test_greedy_tokens_are_those_of_plain_steps(llm, count):
     params = SamplingParams(temperature=0, max_tokens=70, ignore_eos=True)
-    runner = llm.engine._runner
-    graphs = runner.graphs
     with_graphs = llm.generate(prompts(count), params)
-    runner.graphs = None
+    runner = runner_of(llm)
+    pool = runner.graphs.pool
+    runner.graphs.pool = runner.mixed.pool = None
     try:
         plain = llm.generate(prompts(count), params)
     finally:
-        runner.graphs = graphs
+        runner.graphs.pool = runner.mixed.pool = pool
     assert [one.tokens for one in with_graphs] == [one.tokens for one in plain]
 
 
-def test_seeded_draws_are_the_same_at_any_batch_size(llm):
-    params = SamplingParams(temperature=0.8, top_p=0.9, seed=5, max_tokens=40, ignore_eos=True)
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"top_k": 40, "presence_penalty": 0.5}])
+def test_seeded_draws_are_the_same_at_any_batch_size(llm, filters):
+    params = SamplingParams(temperature=0.8, seed=5, max_tokens=40, ignore_eos=True, **filters)
     (alone,) = llm.generate(prompts(1), params)
     together = llm.generate(prompts(20), params)
     assert together[0].tokens == alone.tokens
 
 
-def test_each_size_is_captured_once(llm):
+def test_log_probabilities_come_with_their_tokens(llm):
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True, logprobs=5)
+    for result in llm.generate(prompts(5), params):
+        assert len(result.logprobs) == 30
+        for token, entry in zip(result.tokens, result.logprobs, strict=True):
+            assert (entry.rank, entry.top_ids[0]) == (1, token)
+            assert entry.top_logprobs[0] == pytest.approx(entry.logprob)
+
+
+def test_a_stop_token_ends_one_sequence_and_harms_no_other(llm):
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    expected = [one.tokens for one in llm.generate(prompts(12), params)]
+    stops = [tokens[20 + i] for i, tokens in enumerate(expected)]
+    asked = [
+        SamplingParams(temperature=0, max_tokens=60, ignore_eos=True, stop_token_ids=(stop,))
+        for stop in stops
+    ]
+    for result, tokens, stop in zip(
+        llm.generate(prompts(12), asked), expected, stops, strict=True
+    ):
+        assert result.tokens[-1] == stop or result.tokens == tokens[: tokens.index(stop)]
+        assert result.tokens == tokens[: len(result.tokens)]
+
+
+def test_each_size_and_need_is_captured_once(llm):
     params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
     for count in range(1, 25):
         llm.generate(prompts(count), params)
     most = llm.info.max_batch_size
-    expected = {graph_size(count, most) for count in range(1, most + 1)}
-    assert set(llm.engine._runner.graphs.sizes) == expected
+    sizes = {graph_size(count, most) for count in range(1, most + 1)}
+    captured = runner_of(llm).graphs.keys
+    assert {size for size, needs in captured if needs == Needs()} == sizes
+    # Two kinds of need, each there or not: never more than four graphs of a size.
+    assert len(captured) <= 4 * len(sizes)
+    shapes = runner_of(llm).mixed.shapes
+    assert len(shapes) == len(set(shapes)) <= len(ROWS) * len(SINGLES)

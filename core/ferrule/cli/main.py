@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ferrule import __version__
+from ferrule.cli.bench import bench
 from ferrule.cli.demo import demo
 from ferrule.cli.errors import Commands
 from ferrule.cli.generate import generate
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, generate, demo, inspect, plugins):
+for command in (serve, generate, bench, demo, inspect, plugins):
     app.command(epilog=_ENVIRONMENT)(command)
 
 

@@ -68,7 +68,7 @@ class BlockPool:
             self._num_users[block] += 1
 
     def remember(self, block: int, key: bytes) -> None:
-        """Lets a full, computed block be found by its key.
+        """Lets a full block be found by its key, once the step that fills it is decided.
 
         If another block already holds the same content, that one stays the one to be found.
         """

@@ -59,15 +59,26 @@ class BlockTables:
         return True
 
     def grow(self, sequence: Sequence) -> list[int] | None:
-        """Adds a block to a sequence's table and returns what was added; None if none is free."""
+        """Adds a block to the table of a sequence whose blocks are full.
+
+        Returns:
+            What was added; None if none is free.
+        """
+        self.remember_full_blocks(sequence)
         blocks = self._pool.allocate(1)
         if blocks is not None:
             sequence.blocks += blocks
         return blocks
 
     def remember_full_blocks(self, sequence: Sequence) -> None:
-        """Lets the pool find the blocks that the last step filled."""
-        num_full = sequence.num_computed // self._block_size
+        """Lets the pool find the blocks that are filled once the launched steps have run.
+
+        The last step need not have run: it writes the keys and values of all its tokens before
+        any of them is read, so what it fills may be shared within it already. A block with a
+        token that is not known yet has no key.
+        """
+        num_known = min(sequence.num_computed, len(sequence.tokens))
+        num_full = num_known // self._block_size
         if not self._caches_prefixes or num_full == sequence.num_remembered:
             return
         keys = sequence.block_keys(num_full, self._block_size)
@@ -76,7 +87,8 @@ class BlockTables:
         sequence.num_remembered = num_full
 
     def release(self, sequence: Sequence) -> None:
-        """Takes all blocks of a sequence; those with a key can be found until they are needed."""
+        """Takes all blocks of a sequence; full ones can be found until they are needed."""
+        self.remember_full_blocks(sequence)
         self._pool.release(sequence.blocks)
         sequence.blocks = []
         sequence.num_remembered = 0

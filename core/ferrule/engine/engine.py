@@ -9,8 +9,9 @@ import msgspec
 
 from ferrule.engine.messages import Output, Request, Stats
 from ferrule.engine.scheduler import Scheduler
+from ferrule.engine.step import Step
 from ferrule.errors import RequestError
-from ferrule.plan import Runner
+from ferrule.plan import PendingStep, Runner
 
 
 class Engine:
@@ -27,13 +28,16 @@ class Engine:
         self._runner = runner
         # Outputs that arose between two steps.
         self._pending: list[Output] = []
+        # What was launched and not read yet: nothing, if the runner does not run ahead.
+        self._in_flight: tuple[Step, PendingStep] | None = None
         self._num_steps = 0
         self._step_seconds = 0.0
+        self._wait_seconds = 0.0
 
     @property
     def has_work(self) -> bool:
         """Whether ``step`` would give anything or bring anything further."""
-        return self._scheduler.has_work or bool(self._pending)
+        return self._scheduler.has_work or self._in_flight is not None or bool(self._pending)
 
     def add(self, request: Request) -> None:
         """Takes a request; one that can never run gets an output with the error at once."""
@@ -47,18 +51,41 @@ class Engine:
         self._pending += self._scheduler.abort(ids)
 
     def step(self) -> list[Output]:
-        """Runs one step, if any sequence has work, and returns what is new."""
+        """Brings every sequence one step further, if any has work, and returns what is new.
+
+        With a runner that runs ahead this launches a step and then takes in the one before it,
+        so the device has its next work when it ends the last.
+        """
         outputs, self._pending = self._pending, []
-        if self._scheduler.has_work:
+        if self._scheduler.has_work or self._in_flight is not None:
             started = time.perf_counter()
-            plan = self._scheduler.schedule()
-            outputs += self._scheduler.advance(plan, self._runner.run(plan))
-            self._num_steps += 1
+            launched = self._launch()
+            if self._runner.runs_ahead:
+                launched, self._in_flight = self._in_flight, launched
+            if launched is not None:
+                outputs += self._take_in(*launched)
             self._step_seconds += time.perf_counter() - started
         return outputs
 
     def stats(self) -> Stats:
         """What the engine does now and has done so far."""
         return msgspec.structs.replace(
-            self._scheduler.stats(), steps_total=self._num_steps, step_seconds=self._step_seconds
+            self._scheduler.stats(),
+            steps_total=self._num_steps,
+            step_seconds=self._step_seconds,
+            host_seconds=self._step_seconds - self._wait_seconds,
         )
+
+    def _launch(self) -> tuple[Step, PendingStep] | None:
+        step = self._scheduler.schedule() if self._scheduler.has_work else None
+        if step is None:
+            assert self._in_flight is not None, "work that no step does"
+            return None
+        return step, self._runner.launch(step.plan)
+
+    def _take_in(self, step: Step, pending: PendingStep) -> list[Output]:
+        started = time.perf_counter()
+        result = pending.result()
+        self._wait_seconds += time.perf_counter() - started
+        self._num_steps += 1
+        return self._scheduler.advance(step, result)

@@ -85,6 +85,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         generation_tokens_total: Tokens generated.
         steps_total: Steps run.
         step_seconds: Time spent in them, in seconds.
+        host_seconds: The part of it in which the engine decided, launched and took in results,
+            and did not wait for a device. With a runner that does not run ahead, the launch is
+            the computation.
     """
 
     running: int = 0
@@ -97,6 +100,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     generation_tokens_total: int = 0
     steps_total: int = 0
     step_seconds: float = 0.0
+    host_seconds: float = 0.0
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,8 +16,13 @@ from ferrule.engine.block_tables import BlockTables
 from ferrule.engine.limits import Limits
 from ferrule.engine.messages import Output, Request, Stats
 from ferrule.engine.sequence import Sequence, Status
+from ferrule.engine.step import Step
 from ferrule.errors import OptionError, RequestError
-from ferrule.plan import Admission, Chunk, Plan, StepResult
+from ferrule.plan import Chunk, StepResult
+
+LEAST_MIXED_TOKENS = 512
+"""A step may have at least this many tokens beside streams, if the limits allow."""
+_TILE = 256
 
 
 class Scheduler:
@@ -66,7 +71,8 @@ class Scheduler:
         self._sequences: dict[str, Sequence] = {}
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
-        self._slots: list[Sequence | None] = [None] * max_batch_size
+        # Those whose last token the last step gives.
+        self._ending: list[Sequence] = []
         # A heap: the lowest slots fill first, so a small batch stays in front.
         self._free_slots = list(range(max_batch_size))
         self._released: list[int] = []
@@ -102,63 +108,69 @@ class Scheduler:
         Returns:
             A last output for each; ids that are unknown or finished give none.
         """
-        outputs: list[Output] = []
-        for sequence in [self._sequences[id] for id in ids if id in self._sequences]:
-            if sequence.status is Status.RUNNING:
-                self._running.remove(sequence)
-                self._give_back(sequence)
-            elif sequence.status is Status.WAITING:
-                self._waiting.remove(sequence)
-            else:
-                # The same id twice.
-                continue
-            self._forget(sequence)
-            outputs.append(Output(id=sequence.request.id, finish_reason="abort"))
-        return outputs
+        ended = [self._sequences[id] for id in dict.fromkeys(ids) if id in self._sequences]
+        self._end(ended)
+        return [Output(id=sequence.request.id, finish_reason="abort") for sequence in ended]
 
-    def schedule(self) -> Plan:
-        """The next step; call it only if there is work.
+    def schedule(self) -> Step | None:
+        """The next step, which must be launched; call it only if there is work.
 
+        The step before may still be on its way: its tokens count, but nobody knows them yet.
         Every running sequence that decodes gets its token first, then prompts share what is left
         of the step's tokens, and then waiting sequences are admitted.
+
+        Returns:
+            None if everybody waits for tokens of a step that was launched.
         """
-        decodes, prefilling = self._schedule_decodes()
-        budget = self._max_batch_tokens - len(decodes)
-        prefills: list[Chunk] = []
+        self._release_ending()
+        step = Step()
+        prefilling = self._add_decodes(step)
+        budget = self._step_tokens(len(step.chunks)) - len(step.chunks)
         for sequence in prefilling:
             if budget > 0:
-                prefills.append(self._prefill_chunk(sequence, budget))
-                budget -= prefills[-1].num_tokens
-        admitted = self._admit(budget, prefills)
-        released, self._released = self._released, []
-        assert decodes or prefills, "a step without work"
-        return Plan(released=released, admitted=admitted, chunks=decodes + prefills)
+                budget -= self._add_prefill(step, sequence, budget)
+        self._admit(step, budget)
+        if not step.chunks:
+            return None
+        self._ending = step.ending
+        step.released, self._released = self._released, []
+        return step
 
-    def advance(self, plan: Plan, result: StepResult) -> list[Output]:
-        """Takes in what a step gave.
+    def _step_tokens(self, num_decodes: int) -> int:
+        """Most tokens of a step beside that many streams.
+
+        Reading the weights is what a step of pure decode costs, so prompts that are cut thin ride
+        along for little, and streams hardly wait. Four prompt tokens for each stream keep the
+        slots filled where prompts are four times as long as answers. Whole tiles of the matrix
+        products, so that none is computed for nothing.
+        """
+        if num_decodes == 0:
+            return self._max_batch_tokens
+        wanted = max(LEAST_MIXED_TOKENS, 5 * num_decodes)
+        return min(-(-wanted // _TILE) * _TILE, self._max_batch_tokens)
+
+    def advance(self, step: Step, result: StepResult) -> list[Output]:
+        """Takes in what a step gave; steps are taken in as they were scheduled.
 
         Returns:
             One output for each sequence that got a token or ended.
         """
+        for index, entries in result.prompt_logprobs.items():
+            step.sequences[index].take_prompt_logprobs(step.chunks[index].start, entries)
         outputs: list[Output] = []
-        num_taken = 0
-        slots, block_size = self._slots, self._block_size
-        tokens, logprobs, prompt_logprobs = result.tokens, result.logprobs, result.prompt_logprobs
-        for index, chunk in enumerate(plan.chunks):
-            taken = num_taken
-            num_taken += chunk.samples
-            sequence = slots[chunk.slot]
-            if sequence is None:
-                # It was aborted while the step ran.
+        ended: list[Sequence] = []
+        num_generated, finished, logprobs = 0, Status.FINISHED, result.logprobs
+        for index, (sequence, token) in enumerate(zip(step.sampled, result.tokens, strict=True)):
+            if sequence.status is finished:
+                # It was aborted, or found to have stopped, while this was on its way.
                 continue
-            end = sequence.num_computed = chunk.start + chunk.num_tokens
-            if end // block_size > sequence.num_remembered:
-                self._tables.remember_full_blocks(sequence)
-            if index in prompt_logprobs:
-                sequence.take_prompt_logprobs(chunk.start, prompt_logprobs[index])
-            if chunk.samples:
-                outputs.append(sequence.accept(tokens[taken], logprobs.get(taken)))
-        self._finish(outputs)
+            output = sequence.accept(token, logprobs.get(index) if logprobs else None)
+            outputs.append(output)
+            num_generated += len(output.tokens)
+            if output.finish_reason is not None:
+                ended.append(sequence)
+        self._num_generated += num_generated
+        self._end(ended)
         return outputs
 
     def stats(self) -> Stats:
@@ -174,25 +186,41 @@ class Scheduler:
             generation_tokens_total=self._num_generated,
         )
 
-    def _schedule_decodes(self) -> tuple[list[Chunk], list[Sequence]]:
-        """Chunks of all sequences that lack one token, and the sequences that lack more."""
-        chunks: list[Chunk] = []
+    def _release_ending(self) -> None:
+        """Frees what sequences hold whose last token is on its way.
+
+        Length ends them, whatever the token is, and steps run in order: what they hold can be
+        another's in the next.
+        """
+        ending = [one for one in self._ending if one.status is Status.RUNNING]
+        self._ending = []
+        for sequence in ending:
+            self._give_back(sequence)
+            sequence.status = Status.ENDING
+        if ending:
+            self._keep_running()
+
+    def _add_decodes(self, step: Step) -> list[Sequence]:
+        """Adds all sequences that lack one token; returns those that lack more."""
         prefilling: list[Sequence] = []
         block_size = self._block_size
+        chunks, sequences, ending = step.chunks, step.sequences, step.ending
         # Preemption shortens the list from its end while this walks on: what was passed stays.
         for sequence in self._running:
             start = sequence.num_computed
-            if len(sequence.tokens) - start > 1:
+            if sequence.num_tokens - start > 1:
                 prefilling.append(sequence)
             elif start < len(sequence.blocks) * block_size:
+                # The same as ``add``, whose call would cost as much as all else here.
+                end = sequence.num_computed = start + 1
+                sequence.num_tokens = end + 1
+                if end + 1 >= sequence.final_length:
+                    ending.append(sequence)
                 chunks.append(Chunk(slot=sequence.slot, start=start, num_tokens=1))
-            else:
-                slot, new_blocks = sequence.slot, self._grow(sequence)
-                if new_blocks:
-                    chunks.append(
-                        Chunk(slot=slot, start=start, num_tokens=1, new_blocks=new_blocks)
-                    )
-        return chunks, prefilling
+                sequences.append(sequence)
+            elif new_blocks := self._grow(sequence):
+                step.add(sequence, 1, new_blocks)
+        return prefilling
 
     def _grow(self, sequence: Sequence) -> list[int]:
         """Gives a sequence one more block, if need be a younger one's; none: it was preempted."""
@@ -210,31 +238,30 @@ class Scheduler:
         self._waiting.appendleft(sequence)
         self._num_preemptions += 1
 
-    def _prefill_chunk(self, sequence: Sequence, budget: int, new_blocks: Items[int] = ()) -> Chunk:
-        num_left = len(sequence.tokens) - sequence.num_computed
-        return Chunk(
-            slot=sequence.slot,
-            start=sequence.num_computed,
-            num_tokens=min(num_left, budget),
-            new_blocks=new_blocks,
-            samples=num_left <= budget,
-        )
+    def _add_prefill(
+        self, step: Step, sequence: Sequence, budget: int, new_blocks: Items[int] = ()
+    ) -> int:
+        """Adds what the budget holds of a prompt, which others may share from now on."""
+        num_tokens = min(sequence.num_tokens - sequence.num_computed, budget)
+        step.add(sequence, num_tokens, new_blocks)
+        self._tables.remember_full_blocks(sequence)
+        return num_tokens
 
-    def _admit(self, budget: int, prefills: list[Chunk]) -> list[Admission]:
+    def _admit(self, step: Step, budget: int) -> None:
         """Starts waiting sequences in order, until slots, blocks or the step's tokens run out."""
-        admitted: list[Admission] = []
         while self._waiting and self._free_slots and budget > 0:
             sequence = self._waiting[0]
+            if len(sequence.tokens) < sequence.num_tokens:
+                # It was preempted and a token of it is on its way, without which it cannot start.
+                break
             # One block for each running sequence stays free. Without that a full pool would
             # admit a sequence only to preempt it as soon as an older one needs its next block.
             if not self._tables.claim(sequence, num_kept_free=len(self._running)):
                 break
             self._waiting.popleft()
             self._start(sequence)
-            admitted.append(sequence.admission())
-            prefills.append(self._prefill_chunk(sequence, budget, tuple(sequence.blocks)))
-            budget -= prefills[-1].num_tokens
-        return admitted
+            step.admitted.append(sequence.admission())
+            budget -= self._add_prefill(step, sequence, budget, tuple(sequence.blocks))
 
     def _start(self, sequence: Sequence) -> None:
         if sequence.num_admissions == 0:
@@ -242,28 +269,26 @@ class Scheduler:
         sequence.num_admissions += 1
         sequence.status = Status.RUNNING
         sequence.slot = heapq.heappop(self._free_slots)
-        self._slots[sequence.slot] = sequence
         self._running.append(sequence)
 
-    def _finish(self, outputs: list[Output]) -> None:
-        """Counts tokens and frees what the sequences held that ended."""
-        self._num_generated += sum(len(output.tokens) for output in outputs)
-        ended = [output.id for output in outputs if output.finish_reason is not None]
-        if not ended:
-            return
-        for sequence in [self._sequences[id] for id in ended]:
-            self._give_back(sequence)
-            self._forget(sequence)
+    def _end(self, sequences: Items[Sequence]) -> None:
+        """Forgets sequences and frees what they hold."""
+        for sequence in sequences:
+            del self._sequences[sequence.request.id]
+            if sequence.status is Status.RUNNING:
+                self._give_back(sequence)
+            elif sequence.status is Status.WAITING:
+                self._waiting.remove(sequence)
+            sequence.status = Status.FINISHED
+        if sequences:
+            self._keep_running()
+
+    def _keep_running(self) -> None:
         self._running = [one for one in self._running if one.status is Status.RUNNING]
 
     def _give_back(self, sequence: Sequence) -> None:
         """Frees blocks and slot; the runner hears of the slot in the next plan."""
         self._tables.release(sequence)
-        self._slots[sequence.slot] = None
         self._released.append(sequence.slot)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = -1
-
-    def _forget(self, sequence: Sequence) -> None:
-        sequence.status = Status.FINISHED
-        del self._sequences[sequence.request.id]

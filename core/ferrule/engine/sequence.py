@@ -18,6 +18,8 @@ class Status(Enum):
 
     WAITING = "waiting"
     RUNNING = "running"
+    # All its steps are launched; it holds nothing and waits for its last token.
+    ENDING = "ending"
     FINISHED = "finished"
 
 
@@ -32,9 +34,11 @@ class Sequence:
             that is computed again after a preemption draws the same tokens.
         stop_ids: Tokens that end it.
         final_length: It ends when it has this many tokens.
-        tokens: Prompt and output.
+        tokens: Prompt and output, as far as they are known.
         num_prompt: How many of them are the prompt.
-        num_computed: For how many of them the KV cache holds keys and values.
+        num_tokens: How many tokens it has, those included that launched steps will give.
+        num_computed: For how many of them the KV cache holds keys and values once the launched
+            steps have run.
         blocks: Its block table.
         keys: Keys of its full blocks, as far as anybody needed them.
         num_remembered: How many blocks of the table the pool can find by their key.
@@ -52,6 +56,7 @@ class Sequence:
     final_length: int
     tokens: list[int]
     num_prompt: int
+    num_tokens: int
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list[int])
     keys: list[bytes] = field(default_factory=list[bytes])
@@ -76,6 +81,7 @@ class Sequence:
             final_length=final_length,
             tokens=list(request.tokens),
             num_prompt=len(request.tokens),
+            num_tokens=len(request.tokens),
             # The first token of a prompt has nothing before it that could predict it.
             prompt_logprobs=None if sampling.prompt_logprobs is None else [None],
         )
@@ -106,16 +112,9 @@ class Sequence:
             output.logprobs = [logprobs]
         if self.prompt_logprobs is not None:
             output.prompt_logprobs, self.prompt_logprobs = self.prompt_logprobs, None
-        num_tokens = len(self.tokens) + 1
-        if num_tokens > self.final_length:
-            # No token was asked for, only what the step told about the prompt.
-            output.tokens, output.logprobs, output.finish_reason = [], None, "length"
-            return output
         self.tokens.append(token)
-        if token in self.stop_ids and self._may_stop():
-            output.finish_reason, output.stop_reason = "stop", token
-        elif num_tokens == self.final_length:
-            output.finish_reason = "length"
+        if len(self.tokens) >= self.final_length or token in self.stop_ids:
+            self._end(output, token)
         return output
 
     def take_prompt_logprobs(self, start: int, entries: list[TokenLogprobs]) -> None:
@@ -132,6 +131,17 @@ class Sequence:
             # A chunk that runs again after a preemption tells what is known already.
             if position == len(known) < self.num_prompt:
                 known.append(entry)
+
+    def _end(self, output: Output, token: int) -> None:
+        """Says why the token is the last one, if it is."""
+        if len(self.tokens) > self.final_length:
+            # No token was asked for, only what the step told about the prompt.
+            self.tokens.pop()
+            output.tokens, output.logprobs, output.finish_reason = [], None, "length"
+        elif token in self.stop_ids and self._may_stop():
+            output.finish_reason, output.stop_reason = "stop", token
+        elif len(self.tokens) == self.final_length:
+            output.finish_reason = "length"
 
     def _may_stop(self) -> bool:
         # A runner masks stop tokens before min_tokens; this holds for one that does not.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ferrule.errors import RequestError
-from ferrule.plan import SamplingParams
+from ferrule.plan import MAX_LOGPROBS, SamplingParams
 
 MAX_CHOICES = 128
-MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_TOKENS = 256
 

@@ -16,6 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ferrule.kernels.follow import follow
+from ferrule.kernels.overlap import launch_options
+
 _TILE = 64
 # tl.dot takes no fewer rows, so this is the most query heads that may share a key head.
 _ROWS = tl.constexpr(16)
@@ -42,14 +45,18 @@ def _part_kernel(
     DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
     TILE: tl.constexpr,
-    SPLITS: tl.constexpr,
+    DIRECT: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    num_splits = tl.num_programs(2)
+    if OVERLAP:
+        follow()
     length = tl.load(lengths + row)
     first = tl.maximum(length - window, 0)
     num_tiles = tl.cdiv(length - first, TILE)
-    tiles_a_split = tl.cdiv(num_tiles, SPLITS)
+    tiles_a_split = tl.cdiv(num_tiles, num_splits)
     begin = first + split * tiles_a_split * TILE
     end = tl.minimum(begin + tiles_a_split * TILE, length)
 
@@ -84,32 +91,49 @@ def _part_kernel(
             weights.to(value.dtype), value, input_precision=PRECISION
         )
         top = higher
-    at = ((row * KV_HEADS + head) * SPLITS + split) * _ROWS + member
+    if DIRECT:
+        # A row of length 0 pads a batch: nothing was summed, and zeros come out.
+        out = tl.where(total[:, None] > 0, out / tl.maximum(total, 1e-30)[:, None], 0.0)
+        tl.store(
+            parts + ((row * KV_HEADS + head) * GROUP + member)[:, None] * DIM + channel[None, :],
+            out.to(parts.dtype.element_ty),
+            mask=(member < GROUP)[:, None] & is_channel[None, :],
+        )
+        return
+    at = ((row * KV_HEADS + head) * num_splits + split) * _ROWS + member
     tl.store(parts + at[:, None] * PADDED_DIM + channel[None, :], out)
     tl.store(maxima + at, top)
     tl.store(sums + at, total)
 
 
-@triton.jit
+# One kernel for every number of splits: each more would be compiled before the server is ready.
+@triton.jit(do_not_specialize=["num_splits"])
 def _join_kernel(
     parts,
     maxima,
     sums,
     out,
+    num_splits,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     row, query_head = tl.program_id(0), tl.program_id(1)
+    if OVERLAP:
+        follow()
     head, member = query_head // GROUP, query_head % GROUP
-    split, channel = tl.arange(0, SPLITS), tl.arange(0, PADDED_DIM)
-    at = ((row * KV_HEADS + head) * SPLITS + split) * _ROWS + member
-    top = tl.load(maxima + at)
+    split, channel = tl.arange(0, MAX_SPLITS), tl.arange(0, PADDED_DIM)
+    is_split = split < num_splits
+    at = ((row * KV_HEADS + head) * num_splits + split) * _ROWS + member
+    top = tl.load(maxima + at, mask=is_split, other=-1e30)
     weights = tl.exp(top - tl.max(top, 0))
-    total = tl.sum(tl.load(sums + at) * weights, 0)
-    part = tl.load(parts + at[:, None] * PADDED_DIM + channel[None, :])
+    total = tl.sum(tl.load(sums + at, mask=is_split, other=0.0) * weights, 0)
+    part = tl.load(
+        parts + at[:, None] * PADDED_DIM + channel[None, :], mask=is_split[:, None], other=0.0
+    )
     joined = tl.sum(part * weights[:, None], 0)
     # A row of length 0 pads a batch: nothing was summed, and zeros come out.
     joined = tl.where(total > 0, joined / tl.maximum(total, 1e-30), 0.0)
@@ -129,6 +153,7 @@ def paged_decode(
     *,
     scale: float,
     window: int | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attention of each row's last token over its sequence.
 
@@ -143,6 +168,7 @@ def paged_decode(
         lengths: ``[rows]`` int32 or int64 tokens in the cache, the new one included.
         scale: Of the scores.
         window: How many tokens back a token sees, itself included; None: all.
+        out: ``[rows, heads, head_dim]``, contiguous; None: a new one.
 
     Returns:
         ``[rows, heads, head_dim]``.
@@ -155,17 +181,20 @@ def paged_decode(
     assert q.stride(2) == 1
     splits = num_splits(num_rows * kv_heads)
     padded = max(16, triton.next_power_of_2(dim))
-    rows = (num_rows, kv_heads, splits, _ROWS.value)
-    parts = torch.empty(*rows, padded, dtype=torch.float32, device=q.device)
-    maxima = torch.empty(rows, dtype=torch.float32, device=q.device)
-    sums = torch.empty(rows, dtype=torch.float32, device=q.device)
-    out = torch.empty(num_rows, num_heads, dim, dtype=q.dtype, device=q.device)
+    if out is None:
+        out = torch.empty(num_rows, num_heads, dim, dtype=q.dtype, device=q.device)
+    parts = maxima = sums = out
+    if splits > 1:
+        rows = (num_rows, kv_heads, splits, _ROWS.value)
+        parts = torch.empty(*rows, padded, dtype=torch.float32, device=q.device)
+        maxima = torch.empty(rows, dtype=torch.float32, device=q.device)
+        sums = torch.empty(rows, dtype=torch.float32, device=q.device)
     sizes = {
         "KV_HEADS": kv_heads,
         "GROUP": group,
         "DIM": dim,
         "PADDED_DIM": padded,
-        "SPLITS": splits,
+        **launch_options(q.device),
     }
     _part_kernel[(num_rows, kv_heads, splits)](
         q,
@@ -182,12 +211,16 @@ def paged_decode(
         tables.stride(0),
         block_size,
         TILE=_TILE,
+        DIRECT=splits == 1,
         PRECISION="ieee" if q.dtype is torch.float32 else "tf32",
         num_warps=4,
         num_stages=3,
         **sizes,
     )
-    _join_kernel[(num_rows, num_heads)](parts, maxima, sums, out, num_warps=4, **sizes)
+    if splits > 1:
+        _join_kernel[(num_rows, num_heads)](
+            parts, maxima, sums, out, splits, MAX_SPLITS=_MAX_SPLITS, num_warps=4, **sizes
+        )
     return out
 
 

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from ferrule.layers.linear import Linear
-from ferrule.layers.rope import Rotation, rotate
+from ferrule.layers.rope import Rotation
 from ferrule.model_config import ModelConfig
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``attend(q, k, v)``: ``[tokens, heads, head_dim]`` and twice ``[tokens, kv_heads, head_dim]``
-to ``[tokens, heads, head_dim]``. The runtime makes one for each layer and binds it to that
-layer's cache; a test passes plain causal attention."""
+
+class Attend(Protocol):
+    """Attention over all that a layer's sequences hold.
+
+    The runtime makes one for each layer and binds it to that layer's cache; a test passes plain
+    causal attention.
+    """
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None = None, /
+    ) -> Tensor:
+        """``[tokens, heads, head_dim]`` and twice ``[tokens, kv_heads, head_dim]``.
+
+        Args:
+            q: Queries.
+            k: Keys.
+            v: Values.
+            rotation: By how much q and k are still to be rotated, so that one kernel may rotate
+                them and write the cache; None: they are.
+
+        Returns:
+            ``[tokens, heads, head_dim]``.
+        """
+        ...
+
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +83,5 @@ class Attention(nn.Module):
         """``[tokens, hidden_size] -> [tokens, hidden_size]``."""
         heads, kv_heads = self.spec.num_heads, self.spec.num_kv_heads
         qkv = self.qkv_proj(hidden).unflatten(-1, (heads + 2 * kv_heads, self.spec.head_dim))
-        # q and k are rotated in one go: half as many operations.
-        qk = rotate(qkv[:, : heads + kv_heads], rotation)
-        out = attend(qk[:, :heads], qk[:, heads:], qkv[:, heads + kv_heads :])
-        return self.o_proj(out.flatten(-2))
+        q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
+        return self.o_proj(attend(q, k, v, rotation).flatten(-2))

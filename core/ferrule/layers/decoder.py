@@ -40,8 +40,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """``[tokens, hidden_size] -> [tokens, hidden_size]``."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation, attend)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        attended = self.self_attn(self.input_layernorm(hidden), rotation, attend)
+        normed, hidden = self.post_attention_layernorm.add(attended, hidden)
+        return self.mlp(normed, hidden)
 
 
 class HasAttention(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ferrule.kernels.product import silu_mul
 from ferrule.quantization.format import Format, Storage
 
 
@@ -39,12 +40,28 @@ class Linear(nn.Module):
         self._bias_rows: dict[str, int] = {}
         self._names: list[tuple[str, int]] = []
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., in_features] -> [..., out_features]``."""
+    def forward(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """``[..., in_features] -> [..., out_features]``.
+
+        Args:
+            x: What is multiplied.
+            add_to: ``[..., out_features]``: added to the product, and may take the result.
+        """
         if len(self.storages) == 1:
-            return self.storages[0].multiply(x, self.bias)
+            return self.storages[0].multiply(x, self.bias, add_to)
         y = torch.cat([storage.multiply(x) for storage in self.storages], dim=-1)
-        return y if self.bias is None else y + self.bias
+        if self.bias is not None:
+            y = y + self.bias
+        return y if add_to is None else add_to + y
+
+    def gated(self, x: Tensor) -> Tensor:
+        """``silu(gate) * up`` of a product whose first half is the gate.
+
+        ``[..., in_features] -> [..., out_features / 2]``.
+        """
+        if len(self.storages) == 1:
+            return self.storages[0].multiply_gated(x, self.bias)
+        return silu_mul(self(x))
 
     def weight_shapes(self, path: str) -> dict[str, tuple[int, ...]]:
         """Every part's weight, and its bias if there is one."""

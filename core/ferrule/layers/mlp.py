@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ferrule.layers.linear import Linear
@@ -23,7 +22,6 @@ class MLP(nn.Module):
         self.gate_up_proj = Linear(hidden_size, parts, bias=bias)
         self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``[..., hidden_size] -> [..., hidden_size]``."""
-        gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+    def forward(self, hidden: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """``[..., hidden_size] -> [..., hidden_size]``, added to ``add_to``, which may be reused."""
+        return self.down_proj(self.gate_up_proj.gated(hidden), add_to)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ferrule.kernels.available import runs_kernels
+
 
 class RMSNorm(nn.Module):
     """``x / sqrt(mean(x^2) + eps) * weight``, the mean taken in float32 (arXiv 1910.07467).
@@ -22,6 +24,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., size] -> [..., size]``, in x's type."""
+        if runs_kernels(x) and x.dim() == 2:
+            from ferrule.kernels.norm import rms_norm
+
+            return rms_norm(x, self.weight, self.eps)
         if x.is_cuda:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         # torch has no fused kernel for the CPU. Spelled out, in place, and with a norm in place of
@@ -30,3 +36,12 @@ class RMSNorm(nn.Module):
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = norm.square_().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
         return (wide * scale).to(x.dtype).mul_(self.weight)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of ``x + residual`` and that sum, ``[..., size]`` each."""
+        if runs_kernels(x) and x.dim() == 2:
+            from ferrule.kernels.norm import add_rms_norm
+
+            return add_rms_norm(x, residual, self.weight, self.eps)
+        summed = x + residual
+        return self(summed), summed

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ferrule.kernels.product import gated_product, product, silu_mul
 from ferrule.quantization.format import Format
 
 
@@ -88,12 +89,22 @@ class DenseStorage:
         if not gathers:
             self.weight = None
 
-    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def multiply(
+        self, x: Tensor, bias: Tensor | None = None, add_to: Tensor | None = None
+    ) -> Tensor:
         """``[..., num_cols] -> [..., num_rows]``."""
         if self._packed is not None:
-            return torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
+            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
+            return y if add_to is None else y.add_(add_to)
         assert self.weight is not None
-        return F.linear(x, self.weight, bias)
+        return product(x, self.weight, bias, add_to)
+
+    def multiply_gated(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``[..., num_cols] -> [..., num_rows / 2]``."""
+        if self._packed is not None:
+            return silu_mul(self.multiply(x, bias))
+        assert self.weight is not None
+        return gated_product(x, self.weight, bias)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Rows by index: ``[...] -> [..., num_cols]``."""

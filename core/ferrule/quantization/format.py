@@ -29,8 +29,17 @@ class Storage(Protocol):
         """Called once after the last write; may repack for what will be asked of it."""
         ...
 
-    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``x @ W.T + bias``: ``[..., num_cols] -> [..., num_rows]``."""
+    def multiply(
+        self, x: Tensor, bias: Tensor | None = None, add_to: Tensor | None = None
+    ) -> Tensor:
+        """``x @ W.T + bias + add_to``: ``[..., num_cols] -> [..., num_rows]``.
+
+        ``add_to`` may take the result.
+        """
+        ...
+
+    def multiply_gated(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``silu(gate) * up`` of a matrix of gates above ups: ``-> [..., num_rows / 2]``."""
         ...
 
     def gather(self, rows: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""Attention over the paged cache: plain torch on every device, a kernel for decode on CUDA."""
+"""Attention over the paged cache in plain torch, on any device."""
 
 from __future__ import annotations
 
-import importlib.util
 from functools import partial
 
 import torch
@@ -11,11 +10,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from ferrule.layers.attention import Attend, AttentionSpec
-from ferrule.runtime.batch import Batch, DecodeRows, PagedRows, PrefillRows
+from ferrule.layers.rope import Rotation, rotate
+from ferrule.runtime.batch import Batch, DecodeRows, PrefillRows
 from ferrule.runtime.kv_cache import KVCache, LayerCache
 
-MAX_GROUP = 16
-"""Query heads that share a key head in the Triton kernel: the rows of its smallest tile."""
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """torch's kernels to choose from: all but cuDNN's, which makes a new plan (60 ms on an H100) for
 every length that it has not met."""
@@ -34,7 +32,6 @@ class PagedAttention:
         self.cache = cache
         self.windows = frozenset(spec.window for spec in specs)
         self.dtype = cache.layers[0].keys.dtype
-        self.has_kernel = cache.layers[0].keys.is_cuda and all(_fits_kernel(s) for s in specs)
 
     def attends(self, batch: Batch) -> list[Attend]:
         """One callable a layer, for this step."""
@@ -44,47 +41,31 @@ class PagedAttention:
         ]
 
 
-def _fits_kernel(spec: AttentionSpec) -> bool:
-    """Whether the Triton kernel computes this layer."""
-    has_triton = importlib.util.find_spec("triton") is not None
-    return has_triton and spec.num_heads // spec.num_kv_heads <= MAX_GROUP
-
-
 def _attend(
-    spec: AttentionSpec, cache: LayerCache, batch: Batch, q: Tensor, k: Tensor, v: Tensor
+    spec: AttentionSpec,
+    cache: LayerCache,
+    batch: Batch,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotation: Rotation | None = None,
 ) -> Tensor:
     """Writes the step's keys and values, then attends row group by row group."""
+    if rotation is not None:
+        # In one go: half as many operations.
+        both = rotate(torch.cat((q, k), dim=1), rotation)
+        q, k = both.split((q.shape[1], k.shape[1]), dim=1)
     cache.keys.view(-1, *k.shape[1:]).index_copy_(0, batch.cache_rows, k)
     cache.values.view(-1, *v.shape[1:]).index_copy_(0, batch.cache_rows, v)
-    if batch.paged is not None and not batch.prefills:
-        return _paged(spec, cache, batch.paged, q)
     if len(batch.decodes) == 1 and not batch.prefills:
         return _decode(spec, cache, batch.decodes[0], q)
-    out = torch.empty_like(q)
-    if batch.paged is not None:
-        out[batch.paged.rows] = _paged(spec, cache, batch.paged, q[batch.paged.rows])
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for rows in batch.decodes:
         out[rows.rows] = _decode(spec, cache, rows, q[rows.rows])
     for rows in batch.prefills:
         part = rows.rows
         out[part] = _prefill(spec, cache, rows, q[part], k[part], v[part])
     return out
-
-
-def _paged(spec: AttentionSpec, cache: LayerCache, rows: PagedRows, q: Tensor) -> Tensor:
-    """One query a sequence, by the kernel."""
-    # Imported here, for triton need not be installed where there is no CUDA device.
-    from ferrule.kernels.paged_decode import paged_decode
-
-    return paged_decode(
-        q,
-        cache.keys,
-        cache.values,
-        rows.tables,
-        rows.lengths,
-        scale=spec.scale,
-        window=spec.window,
-    )
 
 
 def _decode(spec: AttentionSpec, cache: LayerCache, rows: DecodeRows, q: Tensor) -> Tensor:
@@ -95,7 +76,7 @@ def _decode(spec: AttentionSpec, cache: LayerCache, rows: DecodeRows, q: Tensor)
     """
     num_rows, heads, dim = q.shape
     keys, values = _gather(cache.keys, rows.tables), _gather(cache.values, rows.tables)
-    grouped = q.view(num_rows, spec.num_kv_heads, heads // spec.num_kv_heads, dim)
+    grouped = q.reshape(num_rows, spec.num_kv_heads, heads // spec.num_kv_heads, dim)
     mask = rows.masks.get(spec.window)
     if mask is None:
         span = rows.spans[spec.window]

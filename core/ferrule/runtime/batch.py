@@ -38,21 +38,6 @@ class DecodeRows:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PagedRows:
-    """Chunks of one token for a kernel that reads the cache where it lies.
-
-    Attributes:
-        rows: Where they are in the batch.
-        tables: ``[rows, blocks]`` int32 block ids.
-        lengths: ``[rows]`` tokens in the cache, the new one included; 0 for rows that pad.
-    """
-
-    rows: slice
-    tables: Tensor
-    lengths: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PrefillRows:
     """One chunk of several tokens.
 
@@ -78,7 +63,6 @@ class Batch:
         positions: ``[tokens]``, each within its own sequence.
         cache_rows: ``[tokens]``: where in a layer's cache, seen as rows, each token goes.
         decodes: The single-token chunks, in groups; they are the batch's first rows.
-        paged: The same where a kernel reads the cache itself; then there are no groups.
         prefills: The others.
         order: For each chunk of the plan, its rows in the batch.
     """
@@ -87,7 +71,6 @@ class Batch:
     positions: Tensor
     cache_rows: Tensor
     decodes: list[DecodeRows] = field(default_factory=list[DecodeRows])
-    paged: PagedRows | None = None
     prefills: list[PrefillRows] = field(default_factory=list[PrefillRows])
     order: list[slice] = field(default_factory=list[slice])
 
@@ -99,7 +82,6 @@ def make_batch(
     windows: frozenset[int | None],
     dtype: torch.dtype,
     device: torch.device,
-    has_kernel: bool = False,
 ) -> Batch:
     """Gathers a plan's chunks from the slots, single-token chunks first, the longest before all.
 
@@ -109,7 +91,6 @@ def make_batch(
         windows: The sliding windows that the model's layers have.
         dtype: Of queries; masks are added to scores of this type.
         device: Where the tensors go.
-        has_kernel: Whether decode rows are attended by a kernel that reads the cache itself.
     """
     singles = [i for i, chunk in enumerate(chunks) if chunk.num_tokens == 1]
     singles.sort(key=lambda i: -chunks[i].start)
@@ -134,8 +115,7 @@ def make_batch(
         tokens=tensor(tokens),
         positions=tensor(positions),
         cache_rows=tensor(cache_rows),
-        decodes=[] if has_kernel else _decode_groups([chunks[i] for i in singles], slots, masker),
-        paged=_paged_rows([chunks[i] for i in singles], slots, device) if has_kernel else None,
+        decodes=_decode_groups([chunks[i] for i in singles], slots, masker),
         prefills=[_prefill_rows(chunks[i], order[i], slots, masker) for i in others],
         order=order,
     )
@@ -167,19 +147,6 @@ class Masker:
             hidden |= places <= queries - window
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(hidden, -torch.inf)
-
-
-def _paged_rows(chunks: list[Chunk], slots: Slots, device: torch.device) -> PagedRows | None:
-    if not chunks:
-        return None
-    num_blocks = -(-(chunks[0].start + 1) // slots.block_size)
-    tables = slots.block_tables[[chunk.slot for chunk in chunks], :num_blocks]
-    lengths = torch.tensor([chunk.start + 1 for chunk in chunks])
-    return PagedRows(
-        rows=slice(0, len(chunks)),
-        tables=torch.from_numpy(tables).to(device, torch.int32),
-        lengths=lengths.to(device),
-    )
 
 
 def _decode_groups(chunks: list[Chunk], slots: Slots, masker: Masker) -> list[DecodeRows]:

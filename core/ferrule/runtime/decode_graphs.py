@@ -1,128 +1,146 @@
-"""A step of pure decode as one CUDA graph, so that the host launches it with one call."""
+"""A step of pure decode as one CUDA graph: from the slots' last tokens to their next ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ferrule.plan import Chunk
-from ferrule.runtime.attention import PagedAttention
-from ferrule.runtime.batch import Batch, PagedRows
+from ferrule.kernels.overlap import overlapping
+from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
+from ferrule.runtime.device_slots import DeviceSlots
+from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.model import Model
-from ferrule.runtime.slots import Slots
+from ferrule.runtime.packet import send
 
+GraphPool = tuple[int, int]
+"""All graphs of a runner share one: they never run at the same time."""
 FIRST_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batch sizes that are captured before the first request; others when they are first met."""
 
 
-class DecodeGraphs:
-    """One graph for each size of batch, over shared inputs.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """What a step gives, on the device; overwritten by the next.
 
-    A batch of another size takes the next larger graph. Rows that pad it have length 0, so
-    attention passes them over, and what they write goes to the cache's scrap block.
+    Attributes:
+        tokens: ``[rows]`` int64.
+        described: Where the step was asked for log probabilities.
+    """
+
+    tokens: Tensor
+    described: Described | None
+
+
+class DecodeGraphs:
+    """One graph for each size of batch and each need of the sampler that occurs.
+
+    A batch of another size takes the next larger graph; rows that pad it belong to a slot of
+    their own. All that a step reads and writes is on the device, by slot, so a step with the
+    sequences of the one before needs nothing from the host but the launch.
 
     Args:
         model: Loaded, on a CUDA device.
-        attention: Bound to the cache.
         cache: Keys and values.
-        slots: Tokens and block tables on the host.
+        slots: Last tokens, lengths and block tables.
+        sampling: The slots' settings.
+        pool: Of the graphs' memory; None: no graphs, the same step runs kernel by kernel.
     """
 
     def __init__(
-        self, model: Model, attention: PagedAttention, cache: KVCache, slots: Slots
+        self,
+        model: Model,
+        cache: KVCache,
+        slots: DeviceSlots,
+        sampling: DeviceSampling,
+        *,
+        pool: GraphPool | None,
     ) -> None:
         self._model = model
-        self._attention = attention
+        self._specs = model.attention_specs()
+        self._cache = cache
         self._slots = slots
-        self._scrap = cache.scrap_block * cache.block_size
-        num_slots, max_blocks = slots.block_tables.shape
-        device = cache.layers[0].keys.device
-
-        def column(value: int) -> Tensor:
-            return torch.full((num_slots,), value, dtype=torch.int64, device=device)
-
-        self._tokens, self._positions = column(0), column(0)
-        self._lengths, self._rows = column(0), column(0)
-        self._cache_rows = column(self._scrap)
-        # By slot: a sequence's row changes only when it gets a block, not in every step.
-        self._tables = torch.zeros(num_slots, max_blocks, dtype=torch.int32, device=device)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._sampling = sampling
+        self._most = slots.padding_slot
+        # Which slot each row of the batch is; sent when the batch has changed.
+        self._rows = torch.full(
+            (self._most,), slots.padding_slot, dtype=torch.int64, device=slots.device
+        )
+        self._sent: tuple[int, ...] = ()
+        self._graphs: dict[tuple[int, Needs], tuple[torch.cuda.CUDAGraph, Sampled]] = {}
+        self.pool = pool
 
     @property
-    def sizes(self) -> list[int]:
-        """Batch sizes that have a graph."""
+    def keys(self) -> list[tuple[int, Needs]]:
+        """Sizes and needs that have a graph."""
         return sorted(self._graphs)
 
-    def capture_first(self, report: Callable[[int, int], None]) -> None:
-        """Captures the sizes that are used most; ``report`` gets how many of how many."""
-        sizes = [size for size in FIRST_SIZES if size <= len(self._tokens)]
-        # Largest first: the smaller ones then fit into the memory that it took.
-        for done, size in enumerate(reversed(sizes), 1):
-            self._capture(size)
-            report(done, len(sizes))
+    def first_sizes(self) -> list[int]:
+        """Sizes to capture before the first request, largest first."""
+        return [size for size in reversed(FIRST_SIZES) if size <= self._most]
 
-    def grow(self, slot: int) -> None:
-        """Takes over a slot's block table after it has grown."""
-        count = int(self._slots.num_blocks[slot])
-        table = torch.from_numpy(self._slots.block_tables[slot, :count])
-        self._tables[slot, :count] = table.to(self._tables.device, torch.int32)
-
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Computes one step.
+    def run(self, slots: Sequence[int], needs: Needs) -> Sampled:
+        """Launches one step.
 
         Args:
-            chunks: Of one token each.
+            slots: Of the sequences that decode.
+            needs: Of these slots.
 
         Returns:
-            ``[chunks, vocab_size]`` float32 logits, overwritten by the next step.
+            Their next tokens, in the same order.
         """
-        size = graph_size(len(chunks), len(self._tokens))
-        if size not in self._graphs:
-            self._capture(size)
-        slots = [chunk.slot for chunk in chunks]
-        starts = [chunk.start for chunk in chunks]
-        padding = [0] * (size - len(chunks))
-        self._set(self._tokens, [*self._slots.tokens[slots, starts].tolist(), *padding])
-        self._set(self._positions, [*starts, *padding])
-        self._set(self._lengths, [*(start + 1 for start in starts), *padding])
-        self._set(self._rows, [*slots, *padding])
-        cache_rows = self._slots.cache_rows(slots, starts).tolist()
-        self._set(self._cache_rows, [*cache_rows, *([self._scrap] * len(padding))])
-        graph, logits = self._graphs[size]
+        size = graph_size(len(slots), self._most)
+        wanted = (*slots, *[self._slots.padding_slot] * (size - len(slots)))
+        self._sampling.prepare(needs)
+        if self.pool and (size, needs) not in self._graphs:
+            self.capture(size, needs)
+        if wanted != self._sent:
+            (rows,) = send([np.array(wanted, dtype=np.int64)], self._slots.device)
+            self._rows[:size].copy_(rows)
+            self._sent = wanted
+        if not self.pool:
+            return self._step(size, needs)
+        graph, sampled = self._graphs[size, needs]
         graph.replay()
-        return logits[: len(chunks)]
+        return sampled
 
-    def _set(self, column: Tensor, values: list[int]) -> None:
-        pinned = torch.tensor(values, dtype=torch.int64).pin_memory()
-        column[: len(values)].copy_(pinned, non_blocking=True)
+    def _step(self, size: int, needs: Needs) -> Sampled:
+        slots, sampling = self._slots, self._sampling
+        row = self._rows[:size]
+        tokens, positions = slots.last_tokens[row], slots.lengths[row]
+        lengths = positions + 1
+        rows = Rows(
+            cache_rows=slots.cache_rows(row, positions),
+            tables=slots.tables[row],
+            lengths=lengths,
+            slot_tables=slots.tables,
+        )
+        hidden = self._model(tokens, positions, attends(self._specs, self._cache, rows))
+        logits = self._model.logits(hidden)
+        chosen = sampling.sample(logits, row, lengths, needs)
+        described = describe(logits, chosen) if needs.logprobs else None
+        slots.place(row, lengths, chosen)
+        slots.lengths[slots.padding_slot :].zero_()
+        return Sampled(tokens=chosen, described=described)
 
-    def _capture(self, size: int) -> None:
-        self._lengths.zero_()
-        self._cache_rows.fill_(self._scrap)
-
-        def step() -> Tensor:
-            tables = self._tables.index_select(0, self._rows[:size])
-            rows = slice(0, size)
-            batch = Batch(
-                tokens=self._tokens[rows],
-                positions=self._positions[rows],
-                cache_rows=self._cache_rows[rows],
-                paged=PagedRows(rows=rows, tables=tables, lengths=self._lengths[rows]),
-            )
-            attends = self._attention.attends(batch)
-            return self._model.logits(self._model(batch.tokens, batch.positions, attends)).float()
-
-        # A first run compiles kernels and makes library handles, which a capture may not.
-        step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            logits = step()
-        self._graphs[size] = (graph, logits)
+    def capture(self, size: int, needs: Needs) -> None:
+        """Makes the graph of a size and what the sampler needs."""
+        # What runs here must not touch a sequence: all rows pad.
+        self._rows.fill_(self._slots.padding_slot)
+        self._sent = ()
+        self._sampling.prepare(needs)
+        with overlapping(size == 1):
+            # A first run compiles kernels and makes library handles, which a capture may not.
+            self._step(size, needs)
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool):
+                sampled = self._step(size, needs)
+        self._graphs[size, needs] = (graph, sampled)
 
 
 def graph_size(num_rows: int, most: int) -> int:

@@ -1,8 +1,9 @@
-"""Computes plans: the only code that touches the device."""
+"""Computes plans in plain torch, on any device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,13 +12,23 @@ from torch.nn.attention import sdpa_kernel
 from ferrule.plan import Chunk, Plan, SamplingParams, StepResult, TokenLogprobs
 from ferrule.runtime.attention import KERNELS, PagedAttention
 from ferrule.runtime.batch import Batch, make_batch
-from ferrule.runtime.decode_graphs import DecodeGraphs
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
 from ferrule.runtime.model import Model
 from ferrule.runtime.sampler import describe, sample
 from ferrule.runtime.sampling_state import SamplingState
 from ferrule.runtime.slots import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class DoneStep:
+    """A step that was computed when its launch returned."""
+
+    step_result: StepResult
+
+    def result(self) -> StepResult:
+        """What it gave."""
+        return self.step_result
 
 
 class ModelRunner:
@@ -27,11 +38,14 @@ class ModelRunner:
         model: Loaded, on ``device``.
         cache: Keys and values.
         max_batch_size: Slots.
+        max_tokens: Most tokens of a step.
         max_length: Most tokens in a sequence.
         vocab_size: Columns of the logits.
         num_known_tokens: Ids that the tokenizer knows; padded rows above it are never chosen.
         device: Where everything lives.
     """
+
+    runs_ahead = False
 
     def __init__(
         self,
@@ -39,6 +53,7 @@ class ModelRunner:
         cache: KVCache,
         *,
         max_batch_size: int,
+        max_tokens: int,
         max_length: int,
         vocab_size: int,
         num_known_tokens: int,
@@ -56,36 +71,29 @@ class ModelRunner:
             padding_block=cache.padding_block,
         )
         self.sampling = SamplingState(max_batch_size, vocab_size=vocab_size, device=device)
-        self.graphs = (
-            DecodeGraphs(model, self.attention, cache, self.slots)
-            if self.attention.has_kernel
-            else None
-        )
 
     @torch.inference_mode()
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Does what would keep the first requests waiting."""
-        if self.graphs is not None:
-            self.graphs.capture_first(report)
+
+    def launch(self, plan: Plan) -> DoneStep:
+        """Computes one step."""
+        return DoneStep(self._run(plan))
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> StepResult:
-        """Computes one step."""
+    def _run(self, plan: Plan) -> StepResult:
         for admission in plan.admitted:
             self.slots.admit(admission)
             self.sampling.admit(admission)
         self._grow(plan.chunks)
         if not plan.chunks:
             return StepResult(tokens=())
-        if self.graphs is not None and all(c.num_tokens == 1 and c.samples for c in plan.chunks):
-            return self._sample(plan.chunks, self.graphs.run(plan.chunks), {})
         batch = make_batch(
             plan.chunks,
             self.slots,
             windows=self.attention.windows,
             dtype=self.attention.dtype,
             device=self.device,
-            has_kernel=self.attention.has_kernel,
         )
         with sdpa_kernel(KERNELS):
             hidden = self.model(batch.tokens, batch.positions, self.attention.attends(batch))
@@ -94,10 +102,6 @@ class ModelRunner:
     def _grow(self, chunks: Sequence[Chunk]) -> None:
         """Block tables take over what the plan gave their sequences."""
         self.cache.clear([block for chunk in chunks for block in self.slots.grow(chunk)])
-        if self.graphs is not None:
-            for chunk in chunks:
-                if chunk.new_blocks:
-                    self.graphs.grow(chunk.slot)
 
     def _choose(self, chunks: Sequence[Chunk], batch: Batch, hidden: Tensor) -> StepResult:
         """Computes logits where the plan says so, and describes prompts that want it."""

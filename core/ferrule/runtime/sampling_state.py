@@ -10,7 +10,7 @@ from torch import Tensor
 from ferrule.plan import Admission, SamplingParams
 
 # Below this logits divided by it leave float32; the likeliest token is certain long before.
-_LEAST_TEMPERATURE = 1e-5
+LEAST_TEMPERATURE = 1e-5
 
 
 class SamplingState:
@@ -56,13 +56,13 @@ class SamplingState:
         slot, params = admission.slot, admission.sampling
         self.params[slot] = params
         self.num_prompt[slot] = admission.num_prompt
-        self.draws[slot] = params.temperature >= _LEAST_TEMPERATURE
+        self.draws[slot] = params.temperature >= LEAST_TEMPERATURE
         self.filters[slot] = params.top_p < 1 or params.top_k > 0 or params.min_p > 0
         self.temperature[slot] = params.temperature if self.draws[slot] else 1.0
         self.top_p[slot] = params.top_p
         self.top_k[slot] = min(params.top_k, self.vocab_size)
         self.min_p[slot] = params.min_p
-        self.seed[slot] = _signed(params.seed or 0)
+        self.seed[slot] = signed(params.seed or 0)
         self._admit_penalties(admission)
         self.bias.pop(slot, None)
         if params.logit_bias:
@@ -105,6 +105,6 @@ class SamplingState:
                 self.output_counts[slot, token] += 1
 
 
-def _signed(seed: int) -> int:
+def signed(seed: int) -> int:
     """A seed of any size as a signed 64-bit number."""
     return (seed + 2**63) % 2**64 - 2**63

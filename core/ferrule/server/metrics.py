@@ -116,6 +116,11 @@ class _Collector(Collector):
             ("num_preemptions", "Sequences that lost their blocks.", stats.preemptions_total),
             ("engine_steps", "Steps run.", stats.steps_total),
             ("engine_step_seconds", "Seconds spent in steps.", stats.step_seconds),
+            (
+                "engine_host_seconds",
+                "Seconds of them in which the host worked rather than waited for the device.",
+                stats.host_seconds,
+            ),
         ):
             family = CounterMetricFamily(self._prefix + name, text, labels=["model_name"])
             family.add_metric([self._model_name], value)

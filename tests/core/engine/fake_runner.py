@@ -3,6 +3,9 @@
 What a real KV cache holds at a position follows from all tokens up to it. So does what this one
 stores: a digest chained over the tokens. It is read back through the block table at every step,
 so a block that was given to two sequences, freed too early or hit wrongly changes what is read.
+
+As in a model, all chunks of a step are written before any is read. One that runs ahead computes
+at once too, but gives its tokens only when asked for, and at most one step late.
 """
 
 from __future__ import annotations
@@ -59,11 +62,25 @@ class Slot:
     admission: Admission
     tokens: list[int]
     num_computed: int | None = None
+    # How many tokens the prefix cache had.
+    num_found: int = 0
     table: list[int] = field(default_factory=list)
 
 
+@dataclass
+class FakePendingStep:
+    runner: FakeRunner
+    given: StepResult
+
+    def result(self) -> StepResult:
+        assert self.runner.unread.pop(0) is self, "steps are read in another order"
+        return self.given
+
+
 class FakeRunner:
-    def __init__(self, *, num_slots, num_blocks, block_size, max_batch_tokens):
+    def __init__(self, *, num_slots, num_blocks, block_size, max_batch_tokens, runs_ahead=False):
+        self.runs_ahead = runs_ahead
+        self.choose = choose
         self.num_slots = num_slots
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -71,9 +88,15 @@ class FakeRunner:
         self.slots: dict[int, Slot] = {}
         self.cache: dict[tuple[int, int], bytes] = {}
         self.plans: list[Plan] = []
+        self.unread: list[FakePendingStep] = []
 
-    def run(self, plan: Plan) -> StepResult:
+    def launch(self, plan: Plan) -> FakePendingStep:
+        assert len(self.unread) <= self.runs_ahead, "too many steps are on their way"
         self.plans.append(plan)
+        self.unread.append(FakePendingStep(self, self._run(plan)))
+        return self.unread[-1]
+
+    def _run(self, plan: Plan) -> StepResult:
         for slot in plan.released:
             del self.slots[slot]
         for admission in plan.admitted:
@@ -83,10 +106,12 @@ class FakeRunner:
         assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks)
         for chunk in plan.chunks:
             self._grow(chunk)
+        for chunk in plan.chunks:
+            self._write(self.slots[chunk.slot], chunk)
         tokens, logprobs, prompt_logprobs = [], {}, {}
         for index, chunk in enumerate(plan.chunks):
             slot = self.slots[chunk.slot]
-            self._compute(slot, chunk)
+            self._read(slot)
             sampling = slot.admission.sampling
             if sampling.prompt_logprobs is not None:
                 prompt_logprobs[index] = self._describe_next(slot, chunk)
@@ -115,23 +140,40 @@ class FakeRunner:
         assert chunk.samples == (end == len(slot.tokens))
         if slot.num_computed is None:
             assert chunk.start % self.block_size == 0, "a hit ends inside a block"
+            slot.num_found = chunk.start
         else:
             assert chunk.start == slot.num_computed
+        # What a block held before must not be taken for what it is given out for.
+        num_found_blocks = slot.num_found // self.block_size
+        for index in range(len(slot.table) - len(chunk.new_blocks), len(slot.table)):
+            if index >= num_found_blocks:
+                self._clear(slot.table[index])
 
-    def _compute(self, slot: Slot, chunk: Chunk):
+    def _clear(self, block):
+        for offset in range(self.block_size):
+            self.cache.pop((block, offset), None)
+
+    def _write(self, slot: Slot, chunk: Chunk):
         start, end = chunk.start, chunk.start + chunk.num_tokens
         expected = digests(slot.tokens[:end])
         for position in range(start, end):
             block = slot.table[position // self.block_size]
-            users = [one for one in self.slots.values() if block in one.table]
-            assert users == [slot], f"block {block} is written while somebody else has it"
+            owners = [one for one in self.slots.values() if block in self._own_blocks(one)]
+            assert owners == [slot], f"block {block} is written by somebody who does not own it"
             self.cache[block, position % self.block_size] = expected[position]
-        read = [
-            self.cache[slot.table[position // self.block_size], position % self.block_size]
-            for position in range(end)
-        ]
-        assert read == expected, "the cache holds another sequence's content"
         slot.num_computed = end
+
+    def _own_blocks(self, slot: Slot):
+        """Those that were not found in the prefix cache."""
+        return slot.table[slot.num_found // self.block_size :]
+
+    def _read(self, slot: Slot):
+        read = [
+            self.cache.get((slot.table[position // self.block_size], position % self.block_size))
+            for position in range(slot.num_computed)
+        ]
+        expected = digests(slot.tokens[: slot.num_computed])
+        assert read == expected, "the cache holds another sequence's content"
 
     def _sample(self, slot: Slot) -> int:
         position = slot.num_computed - 1
@@ -139,7 +181,7 @@ class FakeRunner:
         admission = slot.admission
         num_output = len(slot.tokens) - admission.num_prompt
         masked = admission.stop_ids if num_output < admission.sampling.min_tokens else ()
-        token = choose(content, admission.sampling.seed, masked)
+        token = self.choose(content, admission.sampling.seed, masked)
         slot.tokens.append(token)
         return token
 

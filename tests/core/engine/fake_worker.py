@@ -3,7 +3,7 @@
 The wishes, by which the tests make it misbehave: ``slow`` (a step takes 20 ms), ``refuse`` (the
 build raises an error of ours), ``own-error`` (one that a plugin made), ``break`` (any other
 error), ``break-step`` (the tenth step raises), ``hang`` (the build never ends), ``deaf`` (SIGTERM
-and the client's words change nothing).
+and the client's words change nothing), ``ahead`` (a step is launched before the last is read).
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ class OwnError(MatchError):
 class Runner:
     def __init__(self, inner, wishes):
         self.inner = inner
+        self.runs_ahead = inner.runs_ahead
         self.wishes = wishes
         self.num_steps = 0
 
-    def run(self, plan):
+    def launch(self, plan):
         self.num_steps += 1
         if "slow" in self.wishes:
             time.sleep(0.02)
@@ -42,7 +43,7 @@ class Runner:
             time.sleep(600)
         if "break-step" in self.wishes and self.num_steps == 10:
             raise ValueError("the step broke")
-        return self.inner.run(plan)
+        return self.inner.launch(plan)
 
 
 def build(options, on_progress):
@@ -72,6 +73,7 @@ def build(options, on_progress):
         num_blocks=NUM_BLOCKS,
         block_size=BLOCK_SIZE,
         max_batch_tokens=BATCH_TOKENS,
+        runs_ahead="ahead" in wishes,
     )
     info = EngineInfo(
         architecture="fake",

@@ -106,6 +106,40 @@ def test_nothing_is_found_with_caching_off():
     assert second.num_computed == 0
 
 
+def test_blocks_are_found_as_far_as_their_tokens_are_scheduled():
+    _, all = tables()
+    first, second = sequence(12), sequence(12)
+    all.claim(first, num_kept_free=0)
+    first.num_computed = 7
+    all.remember_full_blocks(first)
+
+    all.claim(second, num_kept_free=0)
+    assert second.num_computed == 4
+
+
+def test_a_block_with_a_token_that_is_not_known_yet_is_not_found():
+    pool, all = tables()
+    one = sequence(7)
+    all.claim(one, num_kept_free=0)
+    one.num_computed, one.num_tokens = 8, 9
+    all.remember_full_blocks(one)
+    assert one.num_remembered == 1
+
+    one.tokens.append(7)
+    all.release(one)
+    assert len(pool.find(sequence(8).block_keys(2, 4))) == 2
+
+
+def test_the_full_blocks_of_a_sequence_that_grows_are_found():
+    pool, all = tables()
+    one = sequence(8)
+    all.claim(one, num_kept_free=0)
+    one.num_computed = 8
+    all.grow(one)
+
+    assert pool.find(one.block_keys(2, 4)) == one.blocks[:2]
+
+
 def test_a_sequence_grows_by_a_block_until_none_is_free():
     _, all = tables(num_blocks=2)
     one = sequence(4)

@@ -98,9 +98,10 @@ async def test_a_request_gives_its_tokens_as_they_come():
     assert [output.finish_reason for output in outputs] == [None] * 19 + ["length"]
 
 
-async def test_eight_requests_at_once_each_get_their_own_tokens():
+@pytest.mark.parametrize("wishes", [[], ["ahead"]])
+async def test_eight_requests_at_once_each_get_their_own_tokens(wishes):
     asked = [request("x" * n, 5 * n, max_tokens=10 * n) for n in range(1, 9)]
-    async with started() as client:
+    async with started(*wishes) as client:
         answers = await asyncio.gather(*(tokens_of(client, one) for one in asked))
 
     assert answers == [generate_alone(one, 4000) for one in asked]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+import time
+from functools import partial
 
 import pytest
-from fake_runner import VOCAB_SIZE, FakeRunner, generate_alone, logprobs_of
+from fake_runner import VOCAB_SIZE, FakePendingStep, FakeRunner, generate_alone, logprobs_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -34,6 +36,7 @@ class Served:
         max_batch_tokens=32,
         max_length=200,
         enable_prefix_caching=True,
+        runs_ahead=False,
     ):
         self.max_length = max_length
         self.pool = BlockPool(num_blocks)
@@ -42,6 +45,7 @@ class Served:
             num_blocks=num_blocks,
             block_size=block_size,
             max_batch_tokens=max_batch_tokens,
+            runs_ahead=runs_ahead,
         )
         self.engine = Engine(
             Scheduler(
@@ -79,6 +83,11 @@ class Served:
         return self.outputs[id][-1]
 
 
+@pytest.fixture(params=[False, True], ids=["step by step", "ahead"])
+def serve(request):
+    return partial(Served, runs_ahead=request.param)
+
+
 def request(id, tokens, *, stop_ids=(), cache_salt="", lora="", **sampling):
     return Request(
         id=id,
@@ -90,8 +99,8 @@ def request(id, tokens, *, stop_ids=(), cache_salt="", lora="", **sampling):
     )
 
 
-def test_a_request_gives_its_tokens_one_a_step():
-    served, asked = Served(), request("a", range(10), max_tokens=5)
+def test_a_request_gives_its_tokens_one_a_step(serve):
+    served, asked = serve(), request("a", range(10), max_tokens=5)
 
     served.run(asked)
 
@@ -100,9 +109,9 @@ def test_a_request_gives_its_tokens_one_a_step():
     assert [output.finish_reason for output in served.outputs["a"]] == [None] * 4 + ["length"]
 
 
-def test_a_stop_token_ends_the_sequence_and_is_its_last_token():
+def test_a_stop_token_ends_the_sequence_and_is_its_last_token(serve):
     free = generate_alone(request("a", range(10), max_tokens=20), 200)
-    served, asked = Served(), request("a", range(10), max_tokens=20, stop_ids=[free[3]])
+    served, asked = serve(), request("a", range(10), max_tokens=20, stop_ids=[free[3]])
 
     served.run(asked)
 
@@ -111,36 +120,26 @@ def test_a_stop_token_ends_the_sequence_and_is_its_last_token():
     assert served.last("a").stop_reason == free[3]
 
 
-def test_min_tokens_keep_a_sequence_going():
+def test_min_tokens_keep_a_sequence_going(serve):
     first = generate_alone(request("a", [1, 2], max_tokens=1), 200)[0]
-    served = Served()
+    served = serve()
 
     served.run(request("a", [1, 2], max_tokens=9, min_tokens=4, stop_ids=[first]))
 
     assert len(served.tokens("a")) >= 4
 
 
-def test_a_runner_that_does_not_mask_cannot_stop_a_sequence_before_min_tokens():
-    class Constant:
-        def __init__(self, inner):
-            self.inner = inner
-
-        def run(self, plan):
-            result = self.inner.run(plan)
-            for slot in self.inner.slots.values():
-                slot.tokens[-1] = 3
-            return type(result)(tokens=[3 for _ in result.tokens])
-
-    served = Served()
-    served.engine._runner = Constant(served.runner)
+def test_a_runner_that_does_not_mask_cannot_stop_a_sequence_before_min_tokens(serve):
+    served = serve()
+    served.runner.choose = lambda content, seed, masked: 3
     served.run(request("a", [1, 2], max_tokens=9, min_tokens=4, stop_ids=[3]))
 
     assert served.tokens("a") == [3, 3, 3, 3]
     assert served.last("a").finish_reason == "stop"
 
 
-def test_the_context_ends_a_sequence_that_asks_for_more():
-    served, asked = Served(max_length=16), request("a", range(10), max_tokens=50)
+def test_the_context_ends_a_sequence_that_asks_for_more(serve):
+    served, asked = serve(max_length=16), request("a", range(10), max_tokens=50)
 
     served.run(asked)
 
@@ -148,8 +147,8 @@ def test_the_context_ends_a_sequence_that_asks_for_more():
     assert served.last("a").finish_reason == "length"
 
 
-def test_without_max_tokens_a_sequence_fills_the_context_or_the_cache():
-    in_context, in_cache = Served(max_length=40), Served(num_blocks=4)
+def test_without_max_tokens_a_sequence_fills_the_context_or_the_cache(serve):
+    in_context, in_cache = serve(max_length=40), serve(num_blocks=4)
 
     in_context.run(request("a", range(10), stop_ids=[]))
     in_cache.run(request("a", range(10), stop_ids=[]))
@@ -160,8 +159,8 @@ def test_without_max_tokens_a_sequence_fills_the_context_or_the_cache():
     assert in_cache.last("a").finish_reason == "length"
 
 
-def test_no_tokens_asked_gives_only_the_prompts_logprobs():
-    served = Served()
+def test_no_tokens_asked_gives_only_the_prompts_logprobs(serve):
+    served = serve()
 
     served.run(request("a", range(10), max_tokens=0, prompt_logprobs=1))
 
@@ -182,8 +181,8 @@ def test_no_tokens_asked_gives_only_the_prompts_logprobs():
         (request("bad", [1] * 100), "holds 64"),
     ],
 )
-def test_a_refused_request_says_why_and_harms_nobody(bad, said):
-    served, good = Served(num_blocks=16), request("good", range(10), max_tokens=5)
+def test_a_refused_request_says_why_and_harms_nobody(serve, bad, said):
+    served, good = serve(num_blocks=16), request("good", range(10), max_tokens=5)
 
     served.run(good, bad)
 
@@ -193,8 +192,8 @@ def test_a_refused_request_says_why_and_harms_nobody(bad, said):
     assert served.pool.num_free == 16
 
 
-def test_a_second_request_of_the_same_id_is_refused_and_the_first_goes_on():
-    served, first = Served(), request("a", range(10), max_tokens=5)
+def test_a_second_request_of_the_same_id_is_refused_and_the_first_goes_on(serve):
+    served, first = serve(), request("a", range(10), max_tokens=5)
     served.engine.add(first)
     served.engine.add(request("a", [1, 2, 3]))
 
@@ -204,8 +203,8 @@ def test_a_second_request_of_the_same_id_is_refused_and_the_first_goes_on():
     assert served.tokens("a") == generate_alone(first, 200)
 
 
-def test_an_aborted_request_says_so_and_frees_its_blocks_at_once():
-    served = Served()
+def test_an_aborted_request_says_so_and_frees_its_blocks_at_once(serve):
+    served = serve()
     served.engine.add(request("a", range(10)))
     served.step()
     assert served.pool.num_free < 64
@@ -217,17 +216,110 @@ def test_an_aborted_request_says_so_and_frees_its_blocks_at_once():
     assert not served.engine.has_work
 
 
-def test_an_error_of_the_runner_leaves_the_engine():
-    served = Served()
+def test_an_id_may_come_again_while_a_step_of_its_aborted_request_is_on_its_way(serve):
+    served, second = serve(), request("a", [3, 4, 5], max_tokens=4)
     served.engine.add(request("a", range(10)))
-    served.runner.run = lambda plan: 1 / 0
+    served.step()
+
+    served.engine.abort(["a"])
+    served.step()
+    served.outputs.clear()
+    served.run(second)
+
+    assert served.tokens("a") == generate_alone(second, 200)
+
+
+def test_an_error_of_the_runner_leaves_the_engine(serve):
+    served = serve()
+    served.engine.add(request("a", range(10)))
+    served.runner.launch = lambda plan: 1 / 0
 
     with pytest.raises(ZeroDivisionError):
         served.step()
 
 
-def test_logprobs_come_with_their_tokens():
-    served = Served()
+def test_a_step_is_launched_before_the_one_before_it_is_read():
+    served = Served(runs_ahead=True)
+    served.engine.add(request("a", range(10), max_tokens=3))
+
+    seen = []
+    while served.engine.has_work:
+        new = served.step()
+        seen.append((len(served.runner.plans), sum(len(output.tokens) for output in new)))
+
+    # Steps launched so far, and tokens that came.
+    assert seen == [(1, 0), (2, 1), (3, 1), (3, 1)]
+
+
+def test_a_step_on_its_way_is_read_even_if_nobody_wants_it_any_more():
+    served = Served(runs_ahead=True)
+    served.engine.add(request("a", range(10)))
+    served.step()
+    served.engine.abort(["a"])
+
+    assert served.engine.has_work
+    assert [output.finish_reason for output in served.step()] == ["abort"]
+    assert served.runner.unread == []
+    assert not served.engine.has_work
+    assert served.engine.step() == []
+
+
+def test_a_sequence_that_ends_by_length_wastes_no_step(serve):
+    served = serve(max_batch_size=1)
+
+    served.run(*(request(str(n), [n] * 10, max_tokens=5) for n in range(3)))
+
+    # The next in line has its slot in the very next step.
+    assert [len(plan.chunks) for plan in served.runner.plans] == [1] * 15
+
+
+def test_a_stop_token_is_found_one_step_late_at_most(serve):
+    free = generate_alone(request("a", range(10), max_tokens=20), 200)
+    served = serve()
+
+    served.run(request("a", range(10), max_tokens=20, stop_ids=[free[3]]))
+
+    num_wasted = len(served.runner.plans) - len(served.tokens("a"))
+    assert num_wasted == (1 if served.runner.runs_ahead else 0)
+    assert served.runner.unread == []
+
+
+def test_prompts_of_one_step_share_their_blocks(serve):
+    served, prompt = serve(max_batch_tokens=64), [token % 5 for token in range(17)]
+    asked = [request(str(n), prompt, max_tokens=3, seed=n) for n in range(4)]
+
+    served.run(*asked)
+
+    first = served.runner.plans[0]
+    assert [(chunk.start, chunk.num_tokens) for chunk in first.chunks] == [(0, 17)] + [(16, 1)] * 3
+    for one in asked:
+        assert served.tokens(one.id) == generate_alone(one, 200)
+
+
+def test_only_what_is_scheduled_of_a_long_prompt_is_found(serve):
+    served, prompt = serve(max_batch_tokens=10), [token % 5 for token in range(21)]
+    served.run(request("long", prompt, max_tokens=1), request("same", prompt, max_tokens=1))
+
+    chunks = [
+        (chunk.start, chunk.num_tokens) for one in served.runner.plans for chunk in one.chunks
+    ]
+    # The long one leaves 9 tokens of the third step, and is in the cache up to token 20 by then.
+    assert chunks == [(0, 10), (10, 10), (20, 1), (20, 1)]
+
+
+def test_blocks_of_an_aborted_prompt_are_found(serve):
+    served, prompt = serve(), [token % 5 for token in range(17)]
+    served.engine.add(request("gone", prompt))
+    served.step()
+    served.engine.abort(["gone"])
+
+    served.run(request("same", prompt, max_tokens=2))
+
+    assert served.last("same").num_cached_tokens == 16
+
+
+def test_logprobs_come_with_their_tokens(serve):
+    served = serve()
     served.run(
         request("with", range(10), max_tokens=4, logprobs=1), request("without", [3], max_tokens=4)
     )
@@ -237,8 +329,8 @@ def test_logprobs_come_with_their_tokens():
     assert all(output.logprobs is None for output in served.outputs["without"])
 
 
-def test_prompt_logprobs_come_once_and_use_no_prefix_hit():
-    served, prompt = Served(max_batch_tokens=8), [token % 5 for token in range(21)]
+def test_prompt_logprobs_come_once_and_use_no_prefix_hit(serve):
+    served, prompt = serve(max_batch_tokens=8), [token % 5 for token in range(21)]
     served.run(request("warm", prompt, max_tokens=2))
 
     served.run(request("a", prompt, max_tokens=3, prompt_logprobs=0))
@@ -249,8 +341,8 @@ def test_prompt_logprobs_come_once_and_use_no_prefix_hit():
     assert first.num_cached_tokens == 0
 
 
-def test_a_prefix_is_found_again_up_to_the_last_full_block_before_the_end():
-    served = Served()
+def test_a_prefix_is_found_again_up_to_the_last_full_block_before_the_end(serve):
+    served = serve()
     served.run(request("first", [token % 5 for token in range(16)], max_tokens=1))
 
     served.run(request("same", [token % 5 for token in range(16)], max_tokens=1))
@@ -264,8 +356,8 @@ def test_a_prefix_is_found_again_up_to_the_last_full_block_before_the_end():
     assert (stats.prefix_queries_total, stats.prefix_hits_total) == (49, 28)
 
 
-def test_an_answer_is_found_again_as_the_next_prompts_prefix():
-    served = Served()
+def test_an_answer_is_found_again_as_the_next_prompts_prefix(serve):
+    served = serve()
     served.run(request("first", range(10), max_tokens=10))
 
     served.run(request("second", [*range(10), *served.tokens("first"), 3], max_tokens=1))
@@ -275,8 +367,8 @@ def test_an_answer_is_found_again_as_the_next_prompts_prefix():
 
 
 @pytest.mark.parametrize("other", [{"cache_salt": "b"}, {"lora": "b"}])
-def test_prefixes_are_not_shared_across_salts_and_adapters(other):
-    served = Served()
+def test_prefixes_are_not_shared_across_salts_and_adapters(serve, other):
+    served = serve()
     served.run(request("first", range(16), max_tokens=1))
     served.run(request("second", range(16), max_tokens=1, **other))
     assert served.last("second").num_cached_tokens == 0
@@ -285,8 +377,8 @@ def test_prefixes_are_not_shared_across_salts_and_adapters(other):
     assert served.last("third").num_cached_tokens == 12
 
 
-def test_no_prefix_is_found_with_caching_off():
-    served = Served(enable_prefix_caching=False)
+def test_no_prefix_is_found_with_caching_off(serve):
+    served = serve(enable_prefix_caching=False)
     served.run(request("first", range(16), max_tokens=1))
     served.run(request("second", range(16), max_tokens=1))
 
@@ -294,9 +386,9 @@ def test_no_prefix_is_found_with_caching_off():
     assert served.engine.stats().prefix_queries_total == 0
 
 
-def test_preempted_sequences_give_the_tokens_that_they_give_alone():
+def test_preempted_sequences_give_the_tokens_that_they_give_alone(serve):
     asked = [request(str(n), range(n, n + 10), max_tokens=30, seed=n) for n in range(6)]
-    served = Served(num_blocks=20, enable_prefix_caching=False)
+    served = serve(num_blocks=20, enable_prefix_caching=False)
 
     served.run(*asked)
 
@@ -306,8 +398,21 @@ def test_preempted_sequences_give_the_tokens_that_they_give_alone():
     assert served.pool.num_free == 20
 
 
-def test_a_preempted_sequence_keeps_the_seed_that_it_drew():
-    served = Served(num_blocks=16)
+def test_a_preempted_sequence_that_equals_another_comes_back_with_all_its_tokens(serve):
+    # What the younger gives back it finds again in the older one's blocks, so there is room to
+    # admit it in the step that preempted it, when a token of it is on its way.
+    asked = [request(id, range(8), max_tokens=12) for id in "ab"]
+    served = serve(num_blocks=10, block_size=2, max_batch_tokens=16)
+
+    served.run(*asked)
+
+    assert served.engine.stats().preemptions_total > 0
+    for one in asked:
+        assert served.tokens(one.id) == generate_alone(one, 200)
+
+
+def test_a_preempted_sequence_keeps_the_seed_that_it_drew(serve):
+    served = serve(num_blocks=16)
     served.run(*(request(str(n), [n] * 10, max_tokens=30, seed=None) for n in range(4)))
 
     seeds = {}
@@ -319,9 +424,9 @@ def test_a_preempted_sequence_keeps_the_seed_that_it_drew():
     assert len({drawn[0] for drawn in seeds.values()}) == 4
 
 
-def test_prompt_logprobs_survive_a_preemption_inside_the_prompt():
+def test_prompt_logprobs_survive_a_preemption_inside_the_prompt(serve):
     # The old one takes a block at each step, and the long prompt needs five steps.
-    served = Served(num_blocks=41, block_size=1, max_batch_tokens=8)
+    served = serve(num_blocks=41, block_size=1, max_batch_tokens=8)
     long = request("long", [token % 7 for token in range(30)], max_tokens=2, prompt_logprobs=0)
     served.run(request("old", range(8), max_tokens=20), long)
 
@@ -330,15 +435,25 @@ def test_prompt_logprobs_survive_a_preemption_inside_the_prompt():
     assert given == [[None, *(logprobs_of(token) for token in long.tokens[1:])]]
 
 
-def test_stats_count_what_was_done():
-    served = Served()
+def test_stats_count_what_was_done(serve):
+    served = serve()
     served.run(request("a", range(10), max_tokens=5), request("b", range(3), max_tokens=2))
 
     stats = served.engine.stats()
     assert (stats.running, stats.waiting, stats.kv_used) == (0, 0, 0)
     assert (stats.prompt_tokens_total, stats.generation_tokens_total) == (13, 7)
     assert stats.steps_total == 5
-    assert stats.step_seconds > 0
+    assert 0 < stats.host_seconds <= stats.step_seconds
+
+
+def test_waiting_for_the_device_is_no_time_of_the_host(serve, monkeypatch):
+    served, result = serve(), FakePendingStep.result
+    monkeypatch.setattr(FakePendingStep, "result", lambda one: time.sleep(0.01) or result(one))
+
+    served.run(request("a", range(10), max_tokens=5))
+
+    stats = served.engine.stats()
+    assert stats.step_seconds - stats.host_seconds >= 5 * 0.01
 
 
 PREFIXES = [[1] * 40, [1] * 8 + [2] * 32, [token % 3 for token in range(40)]]
@@ -346,6 +461,8 @@ PREFIXES = [[1] * 40, [1] * 8 + [2] * 32, [token % 3 for token in range(40)]]
 
 class EngineMachine(RuleBasedStateMachine):
     """Requests come, go and run in any order, on a pool that is too small for them."""
+
+    runs_ahead = False
 
     @initialize(
         num_blocks=st.integers(3, 24),
@@ -361,6 +478,7 @@ class EngineMachine(RuleBasedStateMachine):
             max_batch_size=max_batch_size,
             max_batch_tokens=max_batch_size + spare_tokens,
             max_length=60,
+            runs_ahead=self.runs_ahead,
             **options,
         )
         self.num_kv_tokens = num_blocks * options["block_size"]
@@ -411,9 +529,26 @@ class EngineMachine(RuleBasedStateMachine):
         if not hasattr(self, "served"):
             return
         self.served.run()
+        assert self.served.runner.unread == []
         assert self.served.pool.num_free == self.num_blocks
         for id, asked in self.requests.items():
             self.check(asked, self.served.last(id), self.served.tokens(id))
+        self.check_waste()
+
+    def check_waste(self):
+        """Chunks that sampled a token which nobody was given."""
+        reasons = [outputs[-1].finish_reason for outputs in self.served.outputs.values()]
+        num_silent = sum(
+            asked.sampling.max_tokens == 0 and self.served.last(id).finish_reason == "length"
+            for id, asked in self.requests.items()
+        )
+        num_sampled = sum(
+            chunk.samples for plan in self.served.runner.plans for chunk in plan.chunks
+        )
+        num_given = self.served.engine.stats().generation_tokens_total
+        num_surprises = reasons.count("stop") + reasons.count("abort")
+        num_wasted = num_sampled - num_given - num_silent
+        assert 0 <= num_wasted <= (num_surprises if self.runs_ahead else 0)
 
     def check(self, asked, last, tokens):
         prompt = len(asked.tokens)
@@ -432,8 +567,13 @@ class EngineMachine(RuleBasedStateMachine):
             assert last.finish_reason == ("stop" if stopped else "length")
 
 
-def test_everybody_gets_the_tokens_of_running_alone_whatever_happens():
+class AheadMachine(EngineMachine):
+    runs_ahead = True
+
+
+@pytest.mark.parametrize("machine", [EngineMachine, AheadMachine])
+def test_everybody_gets_the_tokens_of_running_alone_whatever_happens(machine):
     run_state_machine_as_test(
-        EngineMachine,
+        machine,
         settings=settings(max_examples=150, stateful_step_count=40, deadline=None),
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import zmq
 
@@ -22,16 +24,29 @@ from ferrule.plan import SamplingParams, StepResult
 class ScriptedRunner:
     """Says what the script has for the client's side before each step, then gives a token each."""
 
-    def __init__(self, client, script):
+    def __init__(self, client, script, runs_ahead=False):
         self.client = client
         self.script = script
+        self.runs_ahead = runs_ahead
         self.num_steps = 0
+        self.num_unread = 0
 
-    def run(self, plan):
+    def launch(self, plan):
         for message in self.script.get(self.num_steps, []):
             self.client.send(encode(message))
         self.num_steps += 1
-        return StepResult(tokens=[5] * sum(chunk.samples for chunk in plan.chunks))
+        self.num_unread += 1
+        return ScriptedStep(self, [5] * sum(chunk.samples for chunk in plan.chunks))
+
+
+@dataclass
+class ScriptedStep:
+    runner: ScriptedRunner
+    tokens: list[int]
+
+    def result(self):
+        self.runner.num_unread -= 1
+        return StepResult(tokens=self.tokens)
 
 
 @pytest.fixture
@@ -51,13 +66,17 @@ def requests(*ids, max_tokens=4):
 
 def run(sockets, first, script):
     """Runs the loop until the script shuts it down; what the client then finds."""
+    return run_with(ScriptedRunner(sockets[1], script), sockets, first)
+
+
+def run_with(runner, sockets, first):
     engine_socket, client = sockets
     scheduler = Scheduler(
         BlockPool(16), max_batch_size=4, max_batch_tokens=16, max_length=32, block_size=4
     )
     for message in first:
         client.send(encode(message))
-    run_engine(Engine(scheduler, ScriptedRunner(client, script)), engine_socket)
+    run_engine(Engine(scheduler, runner), engine_socket)
     received = []
     while client.poll(0):
         received.append(decode_from_engine(client.recv()))
@@ -118,3 +137,49 @@ def test_a_step_without_outputs_sends_nothing_but_figures_that_are_due(sockets, 
     first, second = received
     assert first == Outputs([], first.stats)
     assert [output.id for output in second.outputs] == ["a"]
+
+
+def test_a_runner_that_runs_ahead_is_heard_one_step_later_and_read_to_its_end(sockets, monkeypatch):
+    monkeypatch.setattr(process, "_STATS_SECONDS", 1000)
+    runner = ScriptedRunner(sockets[1], {3: [Shutdown()]}, runs_ahead=True)
+
+    received = run_with(runner, sockets, requests("a", max_tokens=20))
+
+    # The loop ends with the fourth step launched and the third read.
+    assert [len(one.outputs) for one in received] == [0, 1, 1, 1]
+    assert (runner.num_steps, runner.num_unread) == (4, 1)
+
+
+def test_the_loop_sleeps_when_the_last_step_of_a_runner_that_runs_ahead_is_read(sockets):
+    engine_socket, client = sockets
+    runner = ScriptedRunner(client, {}, runs_ahead=True)
+    socket = Overheard(engine_socket, client)
+
+    received = run_with(runner, (socket, client), requests("a"))
+
+    # The request, nothing more, then a look before each of four turns, the last of which only
+    # reads; then a wait.
+    assert socket.timeouts == [None, 0, *[0] * 4, None]
+    assert (runner.num_steps, runner.num_unread) == (4, 0)
+    assert received[-1].stats.running == 0
+
+
+class Overheard:
+    """The engine's socket; it remembers how long was waited, and ends the second long wait."""
+
+    def __init__(self, socket, client):
+        self.socket = socket
+        self.client = client
+        self.timeouts = []
+
+    def poll(self, timeout):
+        self.timeouts.append(timeout)
+        if self.timeouts.count(None) == 2:
+            self.client.send(encode(Shutdown()))
+        return self.socket.poll(timeout)
+
+    def recv(self):
+        return self.socket.recv()
+
+    def send(self, message):
+        self.socket.send(message)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from ferrule.engine.block_pool import BlockPool
@@ -26,9 +28,12 @@ def request(id, num_tokens, **sampling):
 
 
 def step(scheduler, token=9):
-    plan = scheduler.schedule()
-    num_sampled = sum(chunk.samples for chunk in plan.chunks)
-    return plan, scheduler.advance(plan, StepResult(tokens=[token] * num_sampled))
+    one = scheduler.schedule()
+    return one.plan, scheduler.advance(one, result_of(one, token))
+
+
+def result_of(step, token=9):
+    return StepResult(tokens=[token] * sum(chunk.samples for chunk in step.chunks))
 
 
 def chunks(plan):
@@ -182,10 +187,10 @@ def test_a_sequence_aborted_while_its_step_runs_gives_no_output():
     one = scheduler()
     one.add(request("a", 4))
     one.add(request("b", 4))
-    plan = one.schedule()
+    launched = one.schedule()
 
     aborted = one.abort(["a"])
-    outputs = one.advance(plan, StepResult(tokens=[5, 6]))
+    outputs = one.advance(launched, StepResult(tokens=[5, 6]))
 
     assert [(output.id, output.finish_reason) for output in aborted] == [("a", "abort")]
     assert [(output.id, output.tokens) for output in outputs] == [("b", [6])]
@@ -229,3 +234,134 @@ def test_a_preempted_sequence_finds_its_own_blocks_again():
     assert starts[ord("a")] == [0]
     assert starts[ord("b")][0] == 0
     assert starts[ord("b")][1] > 0
+
+
+class Ahead:
+    """A scheduler of which every step but the last is taken in one step late."""
+
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+        self.in_flight = deque()
+
+    def schedule(self):
+        one = self.scheduler.schedule()
+        if one is not None:
+            self.in_flight.append(one)
+        return one
+
+    def advance(self, token=9):
+        one = self.in_flight.popleft()
+        return self.scheduler.advance(one, result_of(one, token))
+
+
+def test_a_step_is_scheduled_before_the_tokens_of_the_last_are_known():
+    ahead = Ahead(scheduler())
+    ahead.scheduler.add(request("a", 20, max_tokens=3))
+
+    plans = [ahead.schedule() for _ in range(4)]
+
+    assert [chunks(one.plan) for one in plans] == [
+        [(0, 0, 16, False)],
+        [(0, 16, 4, True)],
+        [(0, 20, 1, True)],
+        [(0, 21, 1, True)],
+    ]
+    # Its end is foreseen.
+    assert ahead.schedule() is None
+    outputs = [ahead.advance() for _ in range(4)]
+    assert [[output.finish_reason for output in one] for one in outputs] == [
+        [],
+        [None],
+        [None],
+        ["length"],
+    ]
+    assert not ahead.scheduler.has_work
+
+
+def test_a_sequence_whose_last_token_is_on_its_way_holds_nothing_and_can_be_aborted():
+    ahead = Ahead(scheduler(max_batch_size=1))
+    ahead.scheduler.add(request("a", 4, max_tokens=1))
+    ahead.scheduler.add(request("b", 4, max_tokens=1))
+    ahead.schedule()
+
+    second = ahead.schedule()
+
+    assert (list(second.released), [a.slot for a in second.admitted]) == ([0], [0])
+    assert (ahead.scheduler.stats().running, ahead.scheduler.stats().kv_used) == (1, 1 / 64)
+    assert [output.id for output in ahead.scheduler.abort(["a", "a"])] == ["a"]
+    assert ahead.advance() == []
+    assert [output.id for output in ahead.advance()] == ["b"]
+
+
+def test_the_chunk_after_a_stop_token_gives_no_output():
+    ahead = Ahead(scheduler())
+    ahead.scheduler.add(Request(id="a", tokens=[1, 2, 3], stop_ids=(5,)))
+    ahead.schedule()
+    ahead.schedule()
+
+    assert [output.finish_reason for output in ahead.advance(5)] == ["stop"]
+    assert not ahead.scheduler.has_work
+    assert ahead.advance() == []
+
+
+def preempted_with_a_token_on_its_way():
+    """Of two sequences the younger has just lost its blocks; the first step is read."""
+    ahead = Ahead(scheduler(num_blocks=5, max_batch_tokens=32))
+    for id in "ab":
+        ahead.scheduler.add(Request(id=id, tokens=[ord(id)] * 8, stop_ids=(5,)))
+    ahead.schedule()
+    assert len(ahead.schedule().chunks) == 1
+    assert (ahead.scheduler.stats().running, ahead.scheduler.stats().waiting) == (1, 1)
+    return ahead
+
+
+def test_the_token_of_a_preempted_sequence_arrives_while_it_waits():
+    ahead = preempted_with_a_token_on_its_way()
+
+    assert [(output.id, output.tokens) for output in ahead.advance(9)] == [("a", [9]), ("b", [9])]
+    ahead.scheduler.abort(["a"])
+    admission = ahead.schedule().admitted[0]
+    assert list(admission.tokens) == [ord("b")] * 8 + [9]
+    # What was launched for the aborted one is dropped, and the other's is still on its way.
+    assert ahead.advance() == []
+    assert [output.id for output in ahead.advance()] == ["b"]
+
+
+def test_a_preempted_sequence_may_stop_while_it_waits():
+    ahead = preempted_with_a_token_on_its_way()
+
+    assert [output.finish_reason for output in ahead.advance(5)] == ["stop", "stop"]
+    assert (ahead.scheduler.has_work, ahead.scheduler.stats().waiting) == (False, 0)
+    assert ahead.scheduler.stats().kv_used == 0
+
+
+def test_streams_get_a_token_in_every_step_while_long_prompts_keep_coming():
+    ahead = Ahead(
+        scheduler(
+            num_blocks=4000,
+            max_batch_size=16,
+            max_batch_tokens=2048,
+            max_length=9000,
+            block_size=16,
+        )
+    )
+    streams = [chr(ord("a") + n) for n in range(8)]
+    for id in streams:
+        ahead.scheduler.add(request(id, 100, max_tokens=1000))
+    ahead.schedule()
+    ahead.schedule()
+
+    answered = 0
+    for n in range(60):
+        if n % 4 == 0:
+            prompt = [1000 + n] * 8000
+            ahead.scheduler.add(
+                Request(id=f"long {n}", tokens=prompt, sampling=SamplingParams(max_tokens=2))
+            )
+        step = ahead.schedule()
+        assert sum(chunk.num_tokens for chunk in step.chunks) <= 512
+        given = [output.id for output in ahead.advance()]
+        assert given[:8] == streams
+        answered += len(given) - 8
+    # Beside streams a step has 512 tokens: 60 of them are enough for three prompts.
+    assert answered >= 2 * 3

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ferrule import ModelConfig, RopeConfig
+from ferrule.layers.rope import rotate
 from ferrule.layers.weights import TakesWeights
 from ferrule.quantization.formats import FORMATS
 
@@ -69,8 +70,10 @@ def fill():
     return write_all
 
 
-def attend_causally(q, k, v):
+def attend_causally(q, k, v, rotation=None):
     """Plain causal attention of one sequence, by its formula."""
+    if rotation is not None:
+        q, k = rotate(q, rotation), rotate(k, rotation)
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     scores = torch.einsum("qhd,khd->hqk", q, k) / q.shape[-1] ** 0.5

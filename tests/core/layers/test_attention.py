@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from ferrule.layers import Attention, Rope
+from ferrule.layers.rope import rotate
 
 HIDDEN, HEADS, KV_HEADS, DIM = 24, 4, 2, 8
 
@@ -70,15 +71,15 @@ def seen_by_attend(attention, hidden, rotation):
     """What is handed through the seam."""
     seen = []
 
-    def attend(q, k, v):
-        seen.extend((q, k, v))
+    def attend(q, k, v, rotation):
+        seen.extend((rotate(q, rotation), rotate(k, rotation), v))
         return torch.zeros_like(q)
 
     attention(hidden, rotation, attend)
     return seen
 
 
-def test_queries_and_keys_come_rotated_and_values_do_not(theirs, ours, rope):
+def test_queries_and_keys_come_with_their_rotation(theirs, ours, rope):
     hidden, positions = torch.randn(5, HIDDEN), torch.tensor([3, 0, 40, 41, 7])
     q, k, v = seen_by_attend(ours, hidden, rope(positions))
     projections = theirs.q_proj, theirs.k_proj, theirs.v_proj
@@ -102,7 +103,7 @@ def test_a_token_is_rotated_by_its_own_position_whatever_stands_beside_it(ours, 
 def test_heads_are_put_together_in_order_before_they_are_projected_back(theirs, ours, rope):
     """The output projection must see head 0's channels, then head 1's ..."""
     out = torch.randn(3, HEADS, DIM)
-    found = ours(torch.randn(3, HIDDEN), rope(torch.arange(3)), lambda q, k, v: out)
+    found = ours(torch.randn(3, HIDDEN), rope(torch.arange(3)), lambda *_: out)
     torch.testing.assert_close(found, theirs.o_proj(out.reshape(3, -1)), rtol=1e-4, atol=1e-4)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ferrule.layers import Attention, Decoder, DecoderLayer, Linear
+from ferrule.layers.rope import rotate
 
 TOKENS = torch.tensor([5, 0, 36, 12, 12, 7, 30, 1, 2, 19])
 
@@ -79,7 +80,8 @@ def test_sequences_one_after_another_are_rotated_from_their_own_beginnings(confi
     theirs = transformers_llama(config())
     decoder = fill(Decoder(config()), stored(theirs))
 
-    def each(q, k, v):
+    def each(q, k, v, rotation):
+        q, k = rotate(q, rotation), rotate(k, rotation)
         return torch.cat([causal(q[part], k[part], v[part]) for part in (slice(4), slice(4, None))])
 
     positions = torch.cat((torch.arange(4), torch.arange(6)))
@@ -132,7 +134,7 @@ def test_a_layer_of_ones_own_takes_the_place_of_llamas(config, fill, shapes_of):
     tensors = {name: torch.randn(shape) / 5 for name, shape in shapes_of(decoder).items()}
     fill(decoder, tensors)
     # With attention that gives nothing, what is left is easily written down.
-    hidden = decoder(TOKENS, torch.arange(len(TOKENS)), [lambda q, k, v: torch.zeros_like(q)] * 3)
+    hidden = decoder(TOKENS, torch.arange(len(TOKENS)), [lambda q, *_: torch.zeros_like(q)] * 3)
     x = tensors["model.embed_tokens.weight"][TOKENS].double()
     for index in range(3):
         x = x + x @ tensors[f"model.layers.{index}.beside.weight"].double().T

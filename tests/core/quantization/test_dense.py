@@ -36,7 +36,9 @@ def test_the_packed_product_equals_the_product_with_the_plain_weights(dtype, row
     storage = DenseStorage(50, 24, dtype=dtype, device=CPU)
     storage.write(0, bytes_of(weights), FORMATS["F32"])
     storage.finish()
-    assert storage.weight is None, "the plain copy stays beside the packed one"
+    # A processor without instructions for bfloat16 keeps the plain rows.
+    packs = dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert (storage.weight is None) == packs, "the plain copy stays beside the packed one"
     y = storage.multiply(x.to(dtype), bias.to(dtype)).double()
     exact = x.to(dtype).double() @ weights.to(dtype).double().T + bias.to(dtype).double()
     error = (y - exact).norm() / exact.norm()

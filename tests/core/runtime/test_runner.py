@@ -82,6 +82,7 @@ class Running:
             self.model,
             cache,
             max_batch_size=3,
+            max_tokens=64,
             max_length=32,
             vocab_size=VOCAB,
             num_known_tokens=num_known_tokens,
@@ -111,7 +112,8 @@ class Running:
         )
 
     def run(self, *chunks, admitted=(), released=()):
-        return self.runner.run(Plan(released=released, admitted=admitted, chunks=chunks))
+        plan = Plan(released=released, admitted=admitted, chunks=chunks)
+        return self.runner.launch(plan).result()
 
     def generate(self, slot, tokens, count, params=GREEDY, **admission):
         """A prompt in one piece, then one token a step."""

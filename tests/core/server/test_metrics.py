@@ -27,6 +27,7 @@ async def test_engine_figures_are_shown(client):
     assert values[label("ferrule:kv_cache_usage_perc")] == 0.5
     assert values[label("ferrule:engine_steps_total")] == 7
     assert values[label("ferrule:engine_step_seconds_total")] == 1.5
+    assert values[label("ferrule:engine_host_seconds_total")] == 0.25
     for name in ("prompt_tokens", "generation_tokens", "prefix_cache_queries",
                  "prefix_cache_hits", "num_preemptions"):  # fmt: skip
         assert values[label(f"ferrule:{name}_total")] == 0

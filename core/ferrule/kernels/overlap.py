@@ -1,0 +1,48 @@
+"""Programmatic dependent launch: a kernel that starts before the one in front of it has ended.
+
+Every kernel of a decode step calls ``follow`` before it touches what an earlier one wrote. It lets
+the next kernel start at once and then waits until the one in front is done; what a kernel does
+before that (asking for weights, which nobody writes) fills the gap between the two. A kernel that
+did not wait would not only race itself but free those behind it to race, so all of them wait.
+(CUDA programming guide, "Programmatic Dependent Launch and Synchronization"; Hopper and later.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+_is_on = False
+
+
+def launch_options(device: torch.device) -> dict[str, Any]:
+    """Keyword arguments for a kernel launch: ``OVERLAP``, and what Triton needs for it."""
+    if _is_on and is_hopper(device):
+        return {"OVERLAP": True, "launch_pdl": True}
+    return {"OVERLAP": False}
+
+
+@contextmanager
+def overlapping(value: bool) -> Generator[None]:
+    """Whether kernels launched inside overlap; their results are the same, bit for bit.
+
+    It pays for kernels of many small programs, as those of one row are. Programs that fill a
+    multiprocessor alone are dealt out unevenly while the kernel in front still holds some: a step
+    of 8 rows was 8 % slower with it (docs/design/performance.md).
+    """
+    global _is_on
+    before, _is_on = _is_on, value
+    try:
+        yield
+    finally:
+        _is_on = before
+
+
+@lru_cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether it has what Hopper brought: dependent launch, and an engine that copies tiles."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

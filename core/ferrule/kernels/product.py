@@ -1,0 +1,81 @@
+"""Products with a dense matrix on a GPU: own kernels for a few rows, the vendor's above."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ferrule.kernels.available import has_triton, runs_kernels
+
+
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, add_to: Tensor | None = None
+) -> Tensor:
+    """``x @ weight.T + bias``, added to ``add_to`` if that is given, which takes the result.
+
+    Args:
+        x: ``[rows, in]``.
+        weight: ``[out, in]``, contiguous.
+        bias: ``[out]``.
+        add_to: ``[rows, out]``, contiguous.
+
+    Returns:
+        ``[rows, out]``.
+    """
+    if _is_skinny(x):
+        from ferrule.kernels.skinny import choose_tiles, skinny_product
+
+        tiles = choose_tiles(x.shape[0], *weight.shape)
+        if tiles is not None:
+            return skinny_product(x, weight, bias, add_to=add_to, tiles=tiles)
+    if add_to is None:
+        return F.linear(x, weight, bias)
+    if bias is None:
+        return add_to.addmm_(x, weight.t())
+    return add_to.add_(F.linear(x, weight, bias))
+
+
+def gated_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``silu(gate) * up`` of a matrix that holds gates above and ups below.
+
+    Args:
+        x: ``[rows, in]``.
+        weight: ``[2 * width, in]``, contiguous.
+        bias: ``[2 * width]``.
+
+    Returns:
+        ``[rows, width]``.
+    """
+    if _is_skinny(x):
+        from ferrule.kernels.skinny import choose_tiles, skinny_product
+
+        tiles = choose_tiles(x.shape[0], *weight.shape)
+        if tiles is not None:
+            return skinny_product(x, weight, bias, gated=True, tiles=tiles)
+    return silu_mul(F.linear(x, weight, bias))
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """``silu(gate) * up``: ``[..., 2 * width]``, gates first, to ``[..., width]``."""
+    if runs_kernels(x) and x.dim() == 2 and x.is_contiguous():
+        from ferrule.kernels import gated
+
+        return gated.silu_mul(x)
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _is_skinny(x: Tensor) -> bool:
+    """Whether the kernel for a few rows computes this; float32 is for checks, not for speed."""
+    return (
+        x.is_cuda
+        and x.dim() == 2
+        and x.shape[0] <= _MAX_ROWS
+        and x.dtype is not torch.float32
+        and x.stride(1) == 1
+        and has_triton()
+    )
+
+
+_MAX_ROWS = 64

@@ -1,0 +1,288 @@
+"""Products of a few rows with a large matrix, bound by reading the matrix once.
+
+cuBLAS's tiles are made for many rows, and so are its figures. For a single row a program takes a
+few rows of the matrix straight into registers. For up to some dozens the matrix is the *first* operand
+of the tensor cores, so that 16 rows cost what one costs; where it has too few rows to fill the
+device, its columns are split over several programs, and the last of them to finish adds up their
+sums in a fixed order, so results do not depend on who was faster. The device deals out small
+programs better than equal shares would: a stream-K version was slower in every shape
+(docs/design/performance.md).
+"""
+
+# Jitted functions are not Python to a type checker.
+# pyright: reportMissingParameterType=false, reportIndexIssue=false, reportOperatorIssue=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ferrule.kernels.follow import follow
+from ferrule.kernels.overlap import launch_options
+
+MAX_ROWS = 64
+"""With more rows the vendor's product is as fast; a larger tile of x would leave registers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How a product is cut.
+
+    Attributes:
+        block_n: Rows of the matrix that a program takes.
+        block_k: Columns that it takes at a time.
+        splits: Programs that share the columns (1 for a single row of x).
+        num_warps: Of a program.
+        num_stages: Steps whose weights are on their way at a time.
+    """
+
+    block_n: int
+    block_k: int
+    splits: int
+    num_warps: int
+    num_stages: int
+
+
+@triton.jit
+def _matrix_rows(tile, num_out, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
+    """Rows of the matrix that a tile takes; gated: a gate row and its up row in turn."""
+    row = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    if GATED:
+        row = row // 2 + (row % 2) * (num_out // 2)
+    # Rows past the end read the last one again: a mask would cost in every step.
+    return tl.minimum(row, num_out - 1)
+
+
+@triton.jit
+def _gated(gate, up, TYPE: tl.constexpr):
+    """``silu(gate) * up``, rounded where separate kernels would round."""
+    gate = gate.to(TYPE).to(tl.float32)
+    return (gate / (1 + tl.exp(-gate))).to(TYPE) * up.to(TYPE)
+
+
+@triton.jit
+def _one_row_kernel(
+    x,
+    weight,
+    bias,
+    added,
+    out,
+    num_out,
+    num_in,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ADDS: tl.constexpr,
+    GATED: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    row = _matrix_rows(tile, num_out, BLOCK_N, GATED)
+    source = weight + row.to(tl.int64)[:, None] * num_in
+    if OVERLAP:
+        follow()
+    total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    for start in range(0, num_in, BLOCK_K):
+        column = start + tl.arange(0, BLOCK_K)
+        if EVEN:
+            a = tl.load(source + column[None, :], eviction_policy="evict_first")
+            b = tl.load(x + column)
+        else:
+            a = tl.load(source + column[None, :], mask=(column < num_in)[None, :], other=0.0)
+            b = tl.load(x + column, mask=column < num_in, other=0.0)
+        total += a.to(tl.float32) * b.to(tl.float32)[None, :]
+    result = tl.sum(total, 1)
+    if HAS_BIAS:
+        result += tl.load(bias + row).to(tl.float32)
+    if GATED:
+        gate, up = tl.split(tl.reshape(result, [BLOCK_N // 2, 2]))
+        at = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+        tl.store(out + at, _gated(gate, up, out.dtype.element_ty), mask=at < num_out // 2)
+    else:
+        at = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        if ADDS:
+            result += tl.load(added + at, mask=at < num_out, other=0.0).to(tl.float32)
+        tl.store(out + at, result.to(out.dtype.element_ty), mask=at < num_out)
+
+
+# Specialised for row counts that 16 divides, it would be compiled anew while serving.
+@triton.jit(do_not_specialize=["num_rows"])
+def _skinny_kernel(
+    x,
+    weight,
+    bias,
+    added,
+    out,
+    partials,
+    counters,
+    num_rows,
+    num_out,
+    num_in,
+    x_stride,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLITS: tl.constexpr,
+    EVEN: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ADDS: tl.constexpr,
+    GATED: tl.constexpr,
+    OVERLAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    tile, split = tl.program_id(0), tl.program_id(1)
+    row = _matrix_rows(tile, num_out, BLOCK_N, GATED)
+    source = weight + row.to(tl.int64)[:, None] * num_in
+    member = tl.arange(0, BLOCK_M)
+    is_member = (member < num_rows)[None, :]
+    steps = tl.cdiv(tl.cdiv(num_in, BLOCK_K), SPLITS)
+    begin = split * steps * BLOCK_K
+    end = tl.minimum(begin + steps * BLOCK_K, num_in)
+    if OVERLAP:
+        follow()
+    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for start in range(begin, end, BLOCK_K):
+        column = start + tl.arange(0, BLOCK_K)
+        b_at = x + member[None, :] * x_stride + column[:, None]
+        if EVEN:
+            a = tl.load(source + column[None, :], eviction_policy="evict_first")
+            b = tl.load(b_at, mask=is_member, other=0.0)
+        else:
+            inside = column < end
+            a = tl.load(source + column[None, :], mask=inside[None, :], other=0.0)
+            b = tl.load(b_at, mask=is_member & inside[:, None], other=0.0)
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    if SPLITS > 1:
+        place = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + member[None, :]
+        size: tl.constexpr = BLOCK_N * BLOCK_M
+        tl.store(partials + (tile * SPLITS + split) * size + place, total)
+        # All threads' stores come before the count that announces them.
+        tl.debug_barrier()
+        arrived = tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu")
+        if arrived < SPLITS - 1:
+            return
+        tl.debug_barrier()
+        total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        for other in tl.static_range(SPLITS):
+            theirs = partials + (tile * SPLITS + other) * size
+            total += tl.load(theirs + place, cache_modifier=".cg")
+        tl.store(counters + tile, 0)
+    if HAS_BIAS:
+        total += tl.load(bias + row).to(tl.float32)[:, None]
+    if GATED:
+        pairs = tl.permute(tl.reshape(total, [BLOCK_N // 2, 2, BLOCK_M]), (0, 2, 1))
+        gate, up = tl.split(pairs)
+        width = num_out // 2
+        at = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+        tl.store(
+            out + member[None, :] * width + at[:, None],
+            _gated(gate, up, out.dtype.element_ty),
+            mask=is_member & (at < width)[:, None],
+        )
+    else:
+        at = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        place = member[None, :] * num_out + at[:, None]
+        inside = is_member & (at < num_out)[:, None]
+        if ADDS:
+            total += tl.load(added + place, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
+
+
+def skinny_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    add_to: Tensor | None = None,
+    gated: bool = False,
+    tiles: Tiles,
+) -> Tensor:
+    """``x @ weight.T + bias`` for few rows.
+
+    Args:
+        x: ``[rows, in]``, contiguous within a row; at most ``MAX_ROWS`` rows.
+        weight: ``[out, in]``, contiguous.
+        bias: ``[out]``.
+        add_to: ``[rows, out]``, contiguous: added to the product; takes the result.
+        gated: The matrix holds gates above and ups below; gives ``silu(gate) * up``.
+        tiles: How to cut; ``choose_tiles`` knows.
+
+    Returns:
+        ``[rows, out]``, or half as wide if gated, in x's type; sums are float32.
+    """
+    num_rows, num_in = x.shape
+    num_out = weight.shape[0]
+    assert x.stride(1) == 1
+    assert add_to is None or not gated
+    out = add_to
+    if out is None:
+        out = torch.empty(num_rows, num_out // (1 + gated), dtype=x.dtype, device=x.device)
+    num_tiles = triton.cdiv(num_out, tiles.block_n)
+    shared = {
+        "BLOCK_N": tiles.block_n,
+        "BLOCK_K": tiles.block_k,
+        "EVEN": num_in % (tiles.block_k * tiles.splits) == 0,
+        "HAS_BIAS": bias is not None,
+        "ADDS": add_to is not None,
+        "GATED": gated,
+        "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
+        **launch_options(x.device),
+    }
+    if num_rows == 1:
+        _one_row_kernel[(num_tiles,)](x, weight, bias, add_to, out, num_out, num_in, **shared)
+        return out
+    block_m = max(16, triton.next_power_of_2(num_rows))
+    partials = out
+    if tiles.splits > 1:
+        shape = (num_tiles * tiles.splits, tiles.block_n * block_m)
+        partials = torch.empty(shape, dtype=torch.float32, device=x.device)
+    _skinny_kernel[(num_tiles, tiles.splits)](
+        x,
+        weight,
+        bias,
+        add_to,
+        out,
+        partials,
+        _counters(x.device, max(1 << 14, num_tiles)),
+        num_rows,
+        num_out,
+        num_in,
+        x.stride(0),
+        BLOCK_M=block_m,
+        SPLITS=tiles.splits,
+        PRECISION="ieee" if x.dtype is torch.float32 else "tf32",
+        **shared,
+    )
+    return out
+
+
+@lru_cache
+def _counters(device: torch.device, size: int) -> Tensor:
+    """How many programs of a tile are done; every launch leaves zeros."""
+    return torch.zeros(size, dtype=torch.int32, device=device)
+
+
+def choose_tiles(num_rows: int, num_out: int, num_in: int) -> Tiles | None:
+    """How to cut a product, as it measured best on an H100; None: the vendor's is as fast.
+
+    Other devices of the kind take the same: what counts is how many programs read at a time.
+    """
+    if num_rows == 1:
+        return Tiles(8, 1024 if num_in % 1024 == 0 else 512, 1, 8, 3)
+    if num_rows <= 16:
+        fills_device = num_out >= 64 * 132
+        splits = 1 if fills_device or num_in < 8192 else 2
+        return Tiles(64, 128, splits, 4, 4 if num_out >= 16384 else 5)
+    if num_rows <= MAX_ROWS and num_out >= 65536:
+        return Tiles(128, 128, 1, 8, 3)
+    if num_rows <= MAX_ROWS and num_out >= 16384:
+        return Tiles(64, 128, 1, 4, 3)
+    return None

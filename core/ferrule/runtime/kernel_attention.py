@@ -1,0 +1,97 @@
+"""Attention over the paged cache by Triton kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ferrule.kernels.available import has_triton
+from ferrule.layers.attention import Attend, AttentionSpec
+from ferrule.layers.rope import Rotation
+from ferrule.runtime.kv_cache import KVCache, LayerCache
+
+MAX_GROUP = 16
+"""Query heads that share a key head in the decode kernel: the rows of its smallest tile."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """A step's rows, as the kernels see them: those of single tokens first.
+
+    Attributes:
+        cache_rows: ``[rows]`` int64: where in a layer's cache, seen as rows, each token goes.
+        tables: ``[decodes, blocks]`` int32 block ids of the single tokens' sequences.
+        lengths: ``[decodes]`` int64 tokens in the cache, the new one included.
+        slot_tables: ``[slots, blocks]`` int32 block ids by slot.
+        tiles: ``[tiles, 4]`` int32, what ``paged_prefill`` computes of the other rows; None: there
+            are none.
+    """
+
+    cache_rows: Tensor
+    tables: Tensor
+    lengths: Tensor
+    slot_tables: Tensor
+    tiles: Tensor | None = None
+
+
+def fits_kernels(specs: list[AttentionSpec], device: torch.device) -> bool:
+    """Whether the kernels compute these layers on this device."""
+    return (
+        device.type == "cuda"
+        and has_triton()
+        and all(spec.num_heads // spec.num_kv_heads <= MAX_GROUP for spec in specs)
+    )
+
+
+def attends(specs: list[AttentionSpec], cache: KVCache, rows: Rows) -> list[Attend]:
+    """One callable a layer, bound to its cache, for one step."""
+    return [
+        partial(_attend, spec, layer, rows)
+        for spec, layer in zip(specs, cache.layers, strict=True)
+    ]
+
+
+def _attend(
+    spec: AttentionSpec,
+    cache: LayerCache,
+    rows: Rows,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotation: Rotation | None = None,
+) -> Tensor:
+    """Writes the step's keys and values, then attends: ``[rows, heads, head_dim]``."""
+    # Imported here, for triton need not be installed where there is no CUDA device.
+    from ferrule.kernels.paged_decode import paged_decode
+    from ferrule.kernels.paged_prefill import paged_prefill
+    from ferrule.kernels.rotate_write import rotate_write
+
+    q = rotate_write(q, k, v, rotation, rows.cache_rows, cache.keys, cache.values)
+    out = torch.empty_like(q)
+    num_decodes = rows.lengths.shape[0]
+    if num_decodes:
+        paged_decode(
+            q[:num_decodes],
+            cache.keys,
+            cache.values,
+            rows.tables,
+            rows.lengths,
+            scale=spec.scale,
+            window=spec.window,
+            out=out[:num_decodes],
+        )
+    if rows.tiles is not None:
+        paged_prefill(
+            q,
+            cache.keys,
+            cache.values,
+            out,
+            rows.slot_tables,
+            rows.tiles,
+            scale=spec.scale,
+            window=spec.window,
+        )
+    return out

@@ -1,0 +1,187 @@
+"""Computes plans by kernels, a step ahead of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ferrule.plan import Chunk, Plan
+from ferrule.runtime.decode_graphs import DecodeGraphs, Sampled
+from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
+from ferrule.runtime.device_slots import DeviceSlots
+from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
+from ferrule.runtime.mixed_batch import MixedBatch
+from ferrule.runtime.mixed_graphs import MixedGraphs
+from ferrule.runtime.model import Model
+from ferrule.runtime.pending_tokens import PendingTokens, described_to_host, to_host
+from ferrule.runtime.slots import Slots
+
+
+class KernelRunner:
+    """A model, its cache and its slots on a CUDA device.
+
+    Tokens stay on the device, where the next step finds them; the host gets them through pinned
+    memory, while that step runs already.
+
+    Args:
+        model: Loaded, on ``device``.
+        cache: Keys and values.
+        max_batch_size: Slots.
+        max_tokens: Most tokens of a step.
+        max_length: Most tokens in a sequence.
+        vocab_size: Columns of the logits.
+        num_known_tokens: Ids that the tokenizer knows; padded rows above it are never chosen.
+        device: Where everything lives.
+        captures: Whether steps become CUDA graphs; only checks want them without.
+    """
+
+    runs_ahead = True
+
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        *,
+        max_batch_size: int,
+        max_tokens: int,
+        max_length: int,
+        vocab_size: int,
+        num_known_tokens: int,
+        device: torch.device,
+        captures: bool = True,
+    ) -> None:
+        from ferrule.kernels.paged_prefill import QUERY_TILE
+
+        self._query_tile = QUERY_TILE
+        self.model = model
+        self.device = device
+        self.cache = cache
+        self.slots = Slots(
+            max_batch_size,
+            max_length=max_length,
+            block_size=cache.block_size,
+            padding_block=cache.padding_block,
+        )
+        self.device_slots = DeviceSlots(
+            max_batch_size, max_length=max_length, cache=cache, device=device
+        )
+        self.sampling = DeviceSampling(
+            max_batch_size,
+            vocab_size=vocab_size,
+            num_known_tokens=num_known_tokens,
+            device=device,
+        )
+        pool = torch.cuda.graph_pool_handle() if captures else None
+        self.graphs = DecodeGraphs(model, cache, self.device_slots, self.sampling, pool=pool)
+        self.mixed = MixedGraphs(
+            model, cache, self.device_slots, max_tokens=max_tokens, pool=pool
+        )
+
+    @torch.inference_mode()
+    def warm_up(self, report: Callable[[int, int], None]) -> None:
+        """Does what would keep the first requests waiting."""
+        sizes, shapes = self.graphs.first_sizes(), self.mixed.first_shapes()
+        # Largest first: the others then fit into the memory that those took.
+        jobs = [partial(self.mixed.capture, shape) for shape in shapes]
+        jobs += [partial(self.graphs.capture, size, Needs()) for size in sizes]
+        for done, job in enumerate(jobs, 1):
+            job()
+            report(done, len(jobs))
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan) -> PendingTokens:
+        """Launches one step; its tokens come when the device is so far."""
+        for admission in plan.admitted:
+            self.slots.admit(admission)
+            self.sampling.admit(admission)
+        for chunk in plan.chunks:
+            if chunk.new_blocks:
+                first = int(self.slots.num_blocks[chunk.slot])
+                self.slots.grow(chunk)
+                last = int(self.slots.num_blocks[chunk.slot])
+                blocks = self.slots.block_tables[chunk.slot, first:last]
+                self.device_slots.grow(chunk.slot, first, blocks)
+        self.device_slots.flush()
+        self.sampling.flush()
+        if not plan.chunks:
+            return PendingTokens(tokens=torch.empty(0, dtype=torch.int64), event=None)
+        if all(self._decodes(chunk) for chunk in plan.chunks):
+            return self._run_decode(plan.chunks)
+        return self._run_mixed(plan.chunks)
+
+    def _decodes(self, chunk: Chunk) -> bool:
+        """Whether the chunk is a token that the device sampled last."""
+        return chunk.num_tokens == 1 and chunk.start >= self.slots.num_tokens[chunk.slot]
+
+    def _run_decode(self, chunks: Sequence[Chunk]) -> PendingTokens:
+        slots = [chunk.slot for chunk in chunks]
+        sampled = self.graphs.run(slots, self.sampling.needs(slots))
+        return self._pending(slots, sampled, {})
+
+    def _run_mixed(self, chunks: Sequence[Chunk]) -> PendingTokens:
+        batch = MixedBatch(chunks, self.slots, query_tile=self._query_tile)
+        hidden, inputs = self.mixed.run(batch)
+        prompts = self._describe_prompts(chunks, batch.spans, hidden)
+        slots = [chunk.slot for chunk in chunks if chunk.samples]
+        if not slots:
+            nothing = torch.empty(0, dtype=torch.int64, device=self.device)
+            return self._pending([], Sampled(tokens=nothing, described=None), prompts)
+        needs = self.sampling.needs(slots)
+        self.sampling.prepare(needs)
+        count = len(slots)
+        owners, positions = inputs.sample_slots[:count], inputs.sample_positions[:count]
+        logits = self.model.logits(hidden[inputs.sample_rows[:count]])
+        tokens = self.sampling.sample(logits, owners, positions, needs)
+        described = describe(logits, tokens) if needs.logprobs else None
+        self.device_slots.last_tokens.index_copy_(0, owners, tokens)
+        return self._pending(slots, Sampled(tokens=tokens, described=described), prompts)
+
+    def _pending(
+        self, slots: list[int], sampled: Sampled, prompts: dict[int, tuple[list[Described], int]]
+    ) -> PendingTokens:
+        """Sends the step's tokens on their way; later steps may overwrite them on the device."""
+        wanted: dict[int, int] = {}
+        described = None
+        if sampled.described is not None:
+            described = described_to_host(sampled.described)
+            for row, slot in enumerate(slots):
+                params = self.sampling.params[slot]
+                if params is not None and params.logprobs is not None:
+                    wanted[row] = params.logprobs
+        tokens = to_host(sampled.tokens[: len(slots)])
+        event = None
+        if self.device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record()
+        return PendingTokens(
+            tokens=tokens, event=event, described=described, wanted=wanted, prompts=prompts
+        )
+
+    def _describe_prompts(
+        self, chunks: Sequence[Chunk], spans: Sequence[slice], hidden: Tensor
+    ) -> dict[int, tuple[list[Described], int]]:
+        """For each chunk of a prompt that is to be described: its next tokens."""
+        found: dict[int, tuple[list[Described], int]] = {}
+        for i, chunk in enumerate(chunks):
+            params = self.sampling.params[chunk.slot]
+            end = min(chunk.start + chunk.num_tokens, self.sampling.num_prompt[chunk.slot] - 1)
+            if params is None or params.prompt_logprobs is None or end <= chunk.start:
+                continue
+            parts = self._describe_prompt(chunk, end, hidden[spans[i]])
+            found[i] = (parts, params.prompt_logprobs)
+        return found
+
+    def _describe_prompt(self, chunk: Chunk, end: int, hidden: Tensor) -> list[Described]:
+        """A chunk's next tokens, some rows at a time: logits of all would not fit."""
+        parts: list[Described] = []
+        for first in range(chunk.start, end, PROMPT_LOGITS_ROWS):
+            last = min(first + PROMPT_LOGITS_ROWS, end)
+            logits = self.model.logits(hidden[first - chunk.start : last - chunk.start])
+            following = self.slots.tokens[chunk.slot, first + 1 : last + 1]
+            tokens = torch.from_numpy(following.copy()).to(self.device)
+            parts.append(described_to_host(describe(logits, tokens)))
+        return parts

@@ -1,0 +1,173 @@
+"""A step with prompt chunks in it, as one vector of numbers for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ferrule.plan import Chunk
+from ferrule.runtime.slots import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many of each thing a step has, padding included; a graph is made for a shape.
+
+    Attributes:
+        num_rows: Tokens.
+        num_singles: Of them, those in front that the decode kernel looks at.
+        num_tiles: Tiles of queries of the other rows.
+    """
+
+    num_rows: int
+    num_singles: int
+    num_tiles: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixedTensors:
+    """A step's inputs on the device, all int64; what pads them belongs to the padding slot.
+
+    Attributes:
+        tokens: ``[rows]`` ids, single tokens first.
+        positions: ``[rows]``, each within its own sequence.
+        cache_rows: ``[rows]``: where in a layer's cache, seen as rows, each token goes.
+        single_slots: ``[singles]``.
+        single_lengths: ``[singles]`` tokens in the cache, the new one included; 0 pads.
+        is_sampled: ``[singles]``: 1 where the token is the one that the device sampled last.
+        slots: ``[slots]`` all that have a chunk.
+        ends: ``[slots]`` how many tokens each has in the cache after the step.
+        sample_rows: ``[slots]`` rows whose logits give a token, in the plan's order.
+        sample_slots: ``[slots]`` whose token it is.
+        sample_positions: ``[slots]`` the index it will have in its sequence.
+        tiles: ``[tiles, 4]``, what ``paged_prefill`` computes.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    cache_rows: Tensor
+    single_slots: Tensor
+    single_lengths: Tensor
+    is_sampled: Tensor
+    slots: Tensor
+    ends: Tensor
+    sample_rows: Tensor
+    sample_slots: Tensor
+    sample_positions: Tensor
+    tiles: Tensor
+
+
+class MixedBatch:
+    """One step's numbers on the host.
+
+    Args:
+        chunks: Of the plan, after their new blocks have been added to the slots.
+        slots: Known tokens and block tables.
+        query_tile: Most tokens in a tile of ``paged_prefill``.
+
+    Attributes:
+        spans: For each chunk of the plan, its rows.
+        shape: Without padding.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], slots: Slots, *, query_tile: int) -> None:
+        self._chunks = chunks
+        self._slots = slots
+        self._singles = [i for i, chunk in enumerate(chunks) if chunk.num_tokens == 1]
+        others = [i for i, chunk in enumerate(chunks) if chunk.num_tokens > 1]
+        self._order = [*self._singles, *others]
+        self.spans = [slice(0)] * len(chunks)
+        self._tiles: list[tuple[int, int, int, int]] = []
+        row = 0
+        for i in self._order:
+            chunk = chunks[i]
+            self.spans[i] = slice(row, row + chunk.num_tokens)
+            if chunk.num_tokens > 1:
+                self._tiles += _tiles(chunk, row, query_tile)
+            row += chunk.num_tokens
+        # Those with the most keys take longest, so they start first.
+        self._tiles.sort(key=lambda tile: -tile[3])
+        self.shape = Shape(row, len(self._singles), len(self._tiles))
+
+    def numbers(self, shape: Shape, *, num_slots: int, scrap_row: int) -> NDArray[np.int64]:
+        """All inputs one after another, padded to a shape.
+
+        Args:
+            shape: At least as large as the batch's own in each respect.
+            num_slots: Most sequences at a time; the slot of this number is the padding's.
+            scrap_row: Where in the cache rows that pad are written.
+        """
+        chunks, slots = self._chunks, self._slots
+        out = padding_numbers(shape, num_slots=num_slots, scrap_row=scrap_row)
+        parts = _split(out, shape, num_slots)
+        tokens, positions, cache_rows, single_slots, lengths, is_sampled = parts[:6]
+        all_slots, ends, sample_rows, sample_slots, sample_positions, tiles = parts[6:]
+        for i in self._order:
+            chunk, rows = chunks[i], self.spans[i]
+            span = np.arange(chunk.start, chunk.start + chunk.num_tokens)
+            tokens[rows] = slots.tokens[chunk.slot, span]
+            positions[rows] = span
+            cache_rows[rows] = slots.cache_rows(chunk.slot, span)
+        for row, i in enumerate(self._singles):
+            chunk = chunks[i]
+            single_slots[row] = chunk.slot
+            lengths[row] = chunk.start + 1
+            is_sampled[row] = chunk.start >= slots.num_tokens[chunk.slot]
+        all_slots[: len(chunks)] = [chunk.slot for chunk in chunks]
+        ends[: len(chunks)] = [chunk.start + chunk.num_tokens for chunk in chunks]
+        samples = [i for i, chunk in enumerate(chunks) if chunk.samples]
+        sample_rows[: len(samples)] = [self.spans[i].stop - 1 for i in samples]
+        sample_slots[: len(samples)] = [chunks[i].slot for i in samples]
+        sample_positions[: len(samples)] = ends[samples]
+        if self._tiles:
+            tiles.reshape(-1, 4)[: len(self._tiles)] = self._tiles
+        return out
+
+
+def padding_numbers(shape: Shape, *, num_slots: int, scrap_row: int) -> NDArray[np.int64]:
+    """The inputs of a step in which every row pads."""
+    out = np.zeros(sum(_sizes(shape, num_slots)), dtype=np.int64)
+    parts = _split(out, shape, num_slots)
+    _, _, cache_rows, single_slots, _, _, all_slots, _, _, sample_slots, _, _ = parts
+    cache_rows.fill(scrap_row)
+    for slots in (single_slots, all_slots, sample_slots):
+        slots.fill(num_slots)
+    return out
+
+
+def tensors_of(numbers: Tensor, shape: Shape, *, num_slots: int) -> MixedTensors:
+    """The inputs as views of the vector that ``MixedBatch.numbers`` made."""
+    parts = numbers.split(_sizes(shape, num_slots))
+    names = tuple(MixedTensors.__dataclass_fields__)
+    views = dict(zip(names, parts, strict=True))
+    views["tiles"] = views["tiles"].view(-1, 4)
+    return MixedTensors(**views)
+
+
+def _sizes(shape: Shape, num_slots: int) -> list[int]:
+    """Of each of ``MixedTensors``' attributes, in their order."""
+    return [shape.num_rows] * 3 + [shape.num_singles] * 3 + [num_slots] * 5 + [4 * shape.num_tiles]
+
+
+def _split(
+    numbers: NDArray[np.int64], shape: Shape, num_slots: int
+) -> list[NDArray[np.int64]]:
+    ends = np.cumsum(_sizes(shape, num_slots))[:-1]
+    return np.split(numbers, ends)
+
+
+def _tiles(chunk: Chunk, row: int, query_tile: int) -> list[tuple[int, int, int, int]]:
+    """Slot, first row, number of queries and first position of each tile of a chunk."""
+    return [
+        (
+            chunk.slot,
+            row + first,
+            min(query_tile, chunk.num_tokens - first),
+            chunk.start + first,
+        )
+        for first in range(0, chunk.num_tokens, query_tile)
+    ]

@@ -1,0 +1,150 @@
+"""The model's part of a step with prompt chunks, as a CUDA graph for each of a few shapes.
+
+Launched one by one, the kernels of 32 layers keep the host busy for some 20 ms: longer than an
+H100 computes 512 tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ferrule.runtime.decode_graphs import GraphPool
+from ferrule.runtime.device_slots import DeviceSlots
+from ferrule.runtime.kernel_attention import Rows, attends
+from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.mixed_batch import (
+    MixedBatch,
+    MixedTensors,
+    Shape,
+    padding_numbers,
+    tensors_of,
+)
+from ferrule.runtime.model import Model
+
+ROWS = (32, 64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048)
+"""Tokens of a step; one that has more runs kernel by kernel, and takes longer than its launch."""
+SINGLES = (8, 64, 256)
+FIRST_SHAPES = ((2048, 8), (512, 64), (512, 8), (128, 8))
+"""Rows and singles that are captured before the first request; others when they are first met."""
+_ROWS_A_TILE = 16
+
+
+class MixedGraphs:
+    """Runs steps with prompt chunks in them.
+
+    Args:
+        model: Loaded, on the device.
+        cache: Keys and values.
+        slots: Last tokens, lengths and block tables.
+        max_tokens: Most tokens of a step.
+        pool: Of the graphs' memory; None: no graphs, the same step runs kernel by kernel.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        slots: DeviceSlots,
+        *,
+        max_tokens: int,
+        pool: GraphPool | None,
+    ) -> None:
+        self._model = model
+        self._specs = model.attention_specs()
+        self._cache = cache
+        self._slots = slots
+        self._max_tokens = max_tokens
+        self._num_slots = slots.padding_slot
+        self._scrap_row = cache.scrap_block * cache.block_size
+        self._graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Tensor, MixedTensors, Tensor]] = {}
+        self.pool = pool
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Those that have a graph."""
+        return list(self._graphs)
+
+    def first_shapes(self) -> list[Shape]:
+        """Shapes to capture before the first request, largest first."""
+        found = [
+            padded_shape(Shape(rows, singles, 0), num_slots=self._num_slots)
+            for rows, singles in FIRST_SHAPES
+            if rows <= self._max_tokens and singles <= rows
+        ]
+        return list(dict.fromkeys(shape for shape in found if shape is not None))
+
+    def run(self, batch: MixedBatch) -> tuple[Tensor, MixedTensors]:
+        """Launches the model on a batch.
+
+        Returns:
+            ``[rows, hidden_size]``, overwritten by the next step of the shape, and the inputs.
+        """
+        shape = padded_shape(batch.shape, num_slots=self._num_slots) if self.pool else None
+        if shape is None:
+            return self._run_plain(batch)
+        if shape not in self._graphs:
+            self.capture(shape)
+        graph, numbers, inputs, hidden = self._graphs[shape]
+        host = batch.numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
+        numbers.copy_(_pinned(host), non_blocking=True)
+        graph.replay()
+        return hidden, inputs
+
+    def _run_plain(self, batch: MixedBatch) -> tuple[Tensor, MixedTensors]:
+        host = batch.numbers(batch.shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
+        source = torch.from_numpy(host) if self._slots.device.type == "cpu" else _pinned(host)
+        numbers = source.to(self._slots.device, non_blocking=True)
+        inputs = tensors_of(numbers, batch.shape, num_slots=self._num_slots)
+        return self._step(inputs), inputs
+
+    def capture(self, shape: Shape) -> None:
+        """Makes the graph of a shape."""
+        # What runs here touches no sequence: all rows pad.
+        host = padding_numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
+        numbers = torch.from_numpy(host).to(self._slots.device)
+        inputs = tensors_of(numbers, shape, num_slots=self._num_slots)
+        self._step(inputs)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            hidden = self._step(inputs)
+        self._graphs[shape] = (graph, numbers, inputs, hidden)
+
+    def _step(self, inputs: MixedTensors) -> Tensor:
+        slots, num_singles = self._slots, inputs.single_slots.shape[0]
+        tokens = inputs.tokens
+        if num_singles:
+            sampled = slots.last_tokens[inputs.single_slots]
+            known = tokens[:num_singles]
+            first = torch.where(inputs.is_sampled > 0, sampled, known)
+            tokens = torch.cat((first, tokens[num_singles:]))
+        slots.place(inputs.slots, inputs.ends)
+        rows = Rows(
+            cache_rows=inputs.cache_rows,
+            tables=slots.tables[inputs.single_slots],
+            lengths=inputs.single_lengths,
+            slot_tables=slots.tables,
+            tiles=inputs.tiles if inputs.tiles.shape[0] else None,
+        )
+        return self._model(tokens, inputs.positions, attends(self._specs, self._cache, rows))
+
+
+def padded_shape(shape: Shape, *, num_slots: int) -> Shape | None:
+    """The shape whose graph a step takes; None: it runs without one."""
+    rows = next((count for count in ROWS if count >= shape.num_rows), None)
+    singles = next((count for count in SINGLES if count >= shape.num_singles), num_slots)
+    if rows is None:
+        return None
+    rows = max(rows, next(count for count in ROWS if count >= min(singles, ROWS[-1])))
+    singles = min(singles, rows)
+    num_tiles = rows // _ROWS_A_TILE
+    if shape.num_tiles > num_tiles or shape.num_singles > singles:
+        return None
+    return Shape(rows, singles, num_tiles)
+
+
+def _pinned(numbers: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(numbers).pin_memory()
