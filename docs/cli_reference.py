@@ -44,8 +44,9 @@ def _command(function: Callable[..., Any]) -> str:
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     arguments = [each for each in parameters if isinstance(_info(each), typer.models.ArgumentInfo)]
     options = [each for each in parameters if _is_shown_option(each)]
-    usage = " ".join(("ferrule", function.__name__, "[FLAGS]", *map(_optional, arguments)))
-    parts = [f"## ferrule {function.__name__}", inspect.getdoc(function) or "", f"    {usage}"]
+    name = function.__name__.replace("_", "-")
+    usage = " ".join(("ferrule", name, "[FLAGS]", *map(_optional, arguments)))
+    parts = [f"## ferrule {name}", inspect.getdoc(function) or "", f"    {usage}"]
     parts += [f"`{_info(each).metavar}`: {_help(each)}" for each in arguments]
     for panel, members in _panels(options).items():
         rows = "\n".join(map(_row, members))

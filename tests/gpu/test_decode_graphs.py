@@ -48,11 +48,21 @@ def test_seeded_draws_are_the_same_at_any_batch_size(llm, filters):
     assert together[0].tokens == alone.tokens
 
 
+def test_a_beginning_that_many_share_changes_nothing(llm):
+    shared = [(37 * i) % 20000 + 100 for i in range(400)]
+    asked = [[*shared, *prompt] for prompt in prompts(20)]
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    alone = [llm.generate([one], params)[0].tokens for one in asked]
+    assert [one.tokens for one in llm.generate(asked, params)] == alone
+    assert any(key.shares for key in runner_of(llm).graphs.keys)
+
+
 def test_log_probabilities_come_with_their_tokens(llm):
     params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True, logprobs=5)
     for result in llm.generate(prompts(5), params):
-        assert len(result.logprobs) == 30
-        for token, entry in zip(result.tokens, result.logprobs, strict=True):
+        entries = result.answers[0].logprobs
+        assert len(entries) == 30
+        for token, entry in zip(result.tokens, entries, strict=True):
             assert (entry.rank, entry.top_ids[0]) == (1, token)
             assert entry.top_logprobs[0] == pytest.approx(entry.logprob)
 
@@ -65,9 +75,7 @@ def test_a_stop_token_ends_one_sequence_and_harms_no_other(llm):
         SamplingParams(temperature=0, max_tokens=60, ignore_eos=True, stop_token_ids=(stop,))
         for stop in stops
     ]
-    for result, tokens, stop in zip(
-        llm.generate(prompts(12), asked), expected, stops, strict=True
-    ):
+    for result, tokens, stop in zip(llm.generate(prompts(12), asked), expected, stops, strict=True):
         assert result.tokens[-1] == stop or result.tokens == tokens[: tokens.index(stop)]
         assert result.tokens == tokens[: len(result.tokens)]
 
@@ -79,8 +87,9 @@ def test_each_size_and_need_is_captured_once(llm):
     most = llm.info.max_batch_size
     sizes = {graph_size(count, most) for count in range(1, most + 1)}
     captured = runner_of(llm).graphs.keys
-    assert {size for size, needs in captured if needs == Needs()} == sizes
-    # Two kinds of need, each there or not: never more than four graphs of a size.
-    assert len(captured) <= 4 * len(sizes)
+    plain = {key.size for key in captured if key.needs == Needs() and not key.shares}
+    assert plain == sizes
+    # Two kinds of need and a shared beginning, each there or not: at most eight graphs of a size.
+    assert len(captured) <= 8 * len(sizes)
     shapes = runner_of(llm).mixed.shapes
-    assert len(shapes) == len(set(shapes)) <= len(ROWS) * len(SINGLES)
+    assert len(shapes) == len(set(shapes)) <= 2 * len(ROWS) * len(SINGLES)

@@ -14,6 +14,7 @@ from ferrule.cli.generate import generate
 from ferrule.cli.inspect import inspect
 from ferrule.cli.plugins import plugins
 from ferrule.cli.serve import serve
+from ferrule.cli.warm_cache import warm_cache
 
 _ENVIRONMENT = (
     "Flags can be set in the environment too: FERRULE_MAX_LENGTH=4096 is --max-length 4096. "
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, generate, bench, demo, inspect, plugins):
+for command in (serve, generate, bench, demo, inspect, warm_cache, plugins):
     app.command(epilog=_ENVIRONMENT)(command)
 
 

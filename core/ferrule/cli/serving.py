@@ -17,6 +17,7 @@ import uvloop
 
 from ferrule.checkpoint.location import HubRepo, find_location
 from ferrule.checkpoint.open import open_checkpoint
+from ferrule.cli.kernel_cache import cache_environment
 from ferrule.cli.progress import Display, start_display
 from ferrule.cli.server_flags import LogLevel, ServerOptions
 from ferrule.cli.summary import show_summary
@@ -60,11 +61,7 @@ def serve_model(
     """
     _set_up_logging(server)
     with closing(listen(server.host, server.port)) as sock, start_display() as display:
-        name = name or model_name(options.model)
-        model = _read_text_side(options, name, chat_template, display)
-        if model.tokenizer is not None:
-            known = model.tokenizer.vocab_size
-            options = msgspec.structs.replace(options, num_known_tokens=known)
+        model, options = open_text_side(options, display, name=name, chat_template=chat_template)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(model, options, server, sock, display))
 
@@ -78,10 +75,24 @@ def model_name(location: str) -> str:
     return _PART.sub("", path.stem) if path.is_file() else path.name
 
 
-def _read_text_side(
-    options: EngineOptions, name: str, chat_template: Path | None, display: Display
-) -> ServedModel:
-    """Opens the checkpoint here too: what is wrong with it shows before an engine is started."""
+def open_text_side(
+    options: EngineOptions,
+    display: Display,
+    *,
+    name: str | None = None,
+    chat_template: Path | None = None,
+) -> tuple[ServedModel, EngineOptions]:
+    """Opens the checkpoint here too: what is wrong with it shows before an engine is started.
+
+    Args:
+        options: Of the engine.
+        display: Told of each stage.
+        name: What requests call the model; None: after where it comes from.
+        chat_template: A file that overrules the checkpoint's own template.
+
+    Returns:
+        The model's text side, and the options with what the engine must know of it.
+    """
     display.report(Progress("opening the checkpoint", detail=options.model))
     checkpoint = open_checkpoint(
         options.model,
@@ -91,11 +102,36 @@ def _read_text_side(
     )
     display.report(Progress("reading the tokenizer"))
     model = served_model(
-        checkpoint, names=[name], created=int(time.time()), chat_template=chat_template
+        checkpoint,
+        names=[name or model_name(options.model)],
+        created=int(time.time()),
+        chat_template=chat_template,
     )
     for warning in _missing(model):
         display.say(f"warning: {warning}", style="yellow")
-    return model
+    if model.tokenizer is not None:
+        known = model.tokenizer.vocab_size
+        options = msgspec.structs.replace(options, num_known_tokens=known)
+    return model, options
+
+
+async def start_engine(
+    engine: EngineClient, options: EngineOptions, display: Display
+) -> EngineInfo:
+    """Starts the engine process and waits until it is ready.
+
+    Args:
+        engine: Not started yet.
+        options: As ``open_text_side`` returns them.
+        display: Told of each stage.
+    """
+    display.report(Progress("starting the engine"))
+    return await engine.start(
+        _WORKER,
+        msgspec.msgpack.encode(options),
+        display.report,
+        {**_WORKER_ENVIRONMENT, **cache_environment()},
+    )
 
 
 def _missing(model: ServedModel) -> list[str]:
@@ -125,11 +161,6 @@ async def _serve(
         service, sock, shutdown_seconds=server.shutdown_timeout, access_log=server.access_log
     )
 
-    async def start() -> EngineInfo:
-        display.report(Progress("starting the engine"))
-        sent = msgspec.msgpack.encode(options)
-        return await engine.start(_WORKER, sent, display.report, _WORKER_ENVIRONMENT)
-
     def on_ready(info: EngineInfo) -> None:
         display.close()
         show_summary(model, info, host=server.host, port=sock.getsockname()[1])
@@ -147,7 +178,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
-    return await http.run(start, on_ready)
+    return await http.run(lambda: start_engine(engine, options, display), on_ready)
 
 
 def _last_words(num_running: int, seconds: float) -> str:

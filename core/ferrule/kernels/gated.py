@@ -35,7 +35,5 @@ def silu_mul(x: Tensor) -> Tensor:
     num_rows, double = x.shape
     out = torch.empty(num_rows, double // 2, dtype=x.dtype, device=x.device)
     grid = (num_rows, triton.cdiv(double // 2, _BLOCK))
-    _gated_kernel[grid](
-        x, out, double // 2, BLOCK=_BLOCK, num_warps=4, **launch_options(x.device)
-    )
+    _gated_kernel[grid](x, out, double // 2, BLOCK=_BLOCK, num_warps=4, **launch_options(x.device))
     return out

@@ -80,7 +80,12 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def _launch(
-    x: Tensor, residual: Tensor | None, weight: Tensor, out: Tensor, summed: Tensor | None, eps: float
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    out: Tensor,
+    summed: Tensor | None,
+    eps: float,
 ) -> None:
     num_rows, size = x.shape
     block = triton.next_power_of_2(size)

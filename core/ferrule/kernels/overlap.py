@@ -1,9 +1,10 @@
 """Programmatic dependent launch: a kernel that starts before the one in front of it has ended.
 
-Every kernel of a decode step calls ``follow`` before it touches what an earlier one wrote. It lets
+A kernel that takes part calls ``follow`` before it touches what an earlier one wrote. It lets
 the next kernel start at once and then waits until the one in front is done; what a kernel does
 before that (asking for weights, which nobody writes) fills the gap between the two. A kernel that
-did not wait would not only race itself but free those behind it to race, so all of them wait.
+did not wait would not only race itself but free those behind it to race, so all of them wait;
+kernels without the option are launched when all in front of them are done, as ever.
 (CUDA programming guide, "Programmatic Dependent Launch and Synchronization"; Hopper and later.)
 """
 
@@ -28,12 +29,7 @@ def launch_options(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def overlapping(value: bool) -> Generator[None]:
-    """Whether kernels launched inside overlap; their results are the same, bit for bit.
-
-    It pays for kernels of many small programs, as those of one row are. Programs that fill a
-    multiprocessor alone are dealt out unevenly while the kernel in front still holds some: a step
-    of 8 rows was 8 % slower with it (docs/design/performance.md).
-    """
+    """Whether kernels launched inside overlap; their results are the same, bit for bit."""
     global _is_on
     before, _is_on = _is_on, value
     try:

@@ -2,7 +2,8 @@
 
 Keys of one sequence are split over several programs, so that a few sequences fill the device as
 well (flash-decoding); a second kernel puts the parts together. The query heads that share a key
-head are the rows of one tile, so every key is read once.
+head are the rows of one tile, so every key is read once. Where many sequences begin with the same
+blocks, those are read once for all of them: see ``shared_prefix.py``.
 """
 
 # Jitted functions are not Python to a type checker.
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from ferrule.kernels.follow import follow
 from ferrule.kernels.overlap import launch_options
+from ferrule.kernels.shared import SharedPrefix
+from ferrule.kernels.shared_prefix import PREFIX_SPLITS, attend_prefix
 
 _TILE = 64
 # tl.dot takes no fewer rows, so this is the most query heads that may share a key head.
@@ -25,13 +28,15 @@ _ROWS = tl.constexpr(16)
 _MAX_SPLITS = 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["all_splits"])
 def _part_kernel(
     q,
     keys,
     values,
     tables,
     lengths,
+    starts,
+    out,
     parts,
     maxima,
     sums,
@@ -40,36 +45,39 @@ def _part_kernel(
     q_stride,
     table_stride,
     block_size,
+    all_splits,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
     TILE: tl.constexpr,
+    SHARED: tl.constexpr,
     DIRECT: tl.constexpr,
     PRECISION: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    num_splits = tl.num_programs(2)
     if OVERLAP:
         follow()
     length = tl.load(lengths + row)
     first = tl.maximum(length - window, 0)
+    if SHARED:
+        first = tl.maximum(first, tl.load(starts + row))
     num_tiles = tl.cdiv(length - first, TILE)
-    tiles_a_split = tl.cdiv(num_tiles, num_splits)
+    tiles_a_split = tl.cdiv(num_tiles, tl.num_programs(2))
     begin = first + split * tiles_a_split * TILE
     end = tl.minimum(begin + tiles_a_split * TILE, length)
 
     member, channel = tl.arange(0, _ROWS), tl.arange(0, PADDED_DIM)
-    is_channel = channel < DIM
+    inside = (member < GROUP)[:, None] & (channel < DIM)[None, :]
     query = tl.load(
         q + row * q_stride + (head * GROUP + member)[:, None] * DIM + channel[None, :],
-        mask=(member < GROUP)[:, None] & is_channel[None, :],
+        mask=inside,
         other=0.0,
     )
     top = tl.full([_ROWS], -1e30, tl.float32)
     total = tl.zeros([_ROWS], tl.float32)
-    out = tl.zeros([_ROWS, PADDED_DIM], tl.float32)
+    result = tl.zeros([_ROWS, PADDED_DIM], tl.float32)
     for start in range(begin, end, TILE):
         place = start + tl.arange(0, TILE)
         is_place = place < end
@@ -77,7 +85,7 @@ def _part_kernel(
             tables + row * table_stride + place // block_size, mask=is_place, other=0
         ).to(tl.int64)
         at = ((block * block_size + place % block_size) * KV_HEADS + head) * DIM
-        mask = is_place[:, None] & is_channel[None, :]
+        mask = is_place[:, None] & (channel < DIM)[None, :]
         key = tl.load(keys + at[:, None] + channel[None, :], mask=mask, other=0.0)
         value = tl.load(values + at[:, None] + channel[None, :], mask=mask, other=0.0)
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
@@ -87,47 +95,53 @@ def _part_kernel(
         weights = tl.where(is_place[None, :], weights, 0.0)
         shrink = tl.exp(top - higher)
         total = total * shrink + tl.sum(weights, 1)
-        out = out * shrink[:, None] + tl.dot(
+        result = result * shrink[:, None] + tl.dot(
             weights.to(value.dtype), value, input_precision=PRECISION
         )
         top = higher
+    query_head = (row * KV_HEADS + head) * GROUP + member
     if DIRECT:
         # A row of length 0 pads a batch: nothing was summed, and zeros come out.
-        out = tl.where(total[:, None] > 0, out / tl.maximum(total, 1e-30)[:, None], 0.0)
+        result = tl.where(total[:, None] > 0, result / tl.maximum(total, 1e-30)[:, None], 0.0)
         tl.store(
-            parts + ((row * KV_HEADS + head) * GROUP + member)[:, None] * DIM + channel[None, :],
-            out.to(parts.dtype.element_ty),
-            mask=(member < GROUP)[:, None] & is_channel[None, :],
+            out + query_head[:, None] * DIM + channel[None, :],
+            result.to(out.dtype.element_ty),
+            mask=inside,
         )
-        return
-    at = ((row * KV_HEADS + head) * num_splits + split) * _ROWS + member
-    tl.store(parts + at[:, None] * PADDED_DIM + channel[None, :], out)
-    tl.store(maxima + at, top)
-    tl.store(sums + at, total)
+    else:
+        at = query_head * all_splits + split
+        tl.store(parts + at[:, None] * PADDED_DIM + channel[None, :], result, mask=inside)
+        tl.store(maxima + at, top, mask=member < GROUP)
+        tl.store(sums + at, total, mask=member < GROUP)
 
 
 # One kernel for every number of splits: each more would be compiled before the server is ready.
-@triton.jit(do_not_specialize=["num_splits"])
+@triton.jit(do_not_specialize=["num_splits", "all_splits"])
 def _join_kernel(
     parts,
     maxima,
     sums,
+    starts,
     out,
     num_splits,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
+    all_splits,
+    HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
+    SHARED: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    row, query_head = tl.program_id(0), tl.program_id(1)
+    row, head = tl.program_id(0), tl.program_id(1)
     if OVERLAP:
         follow()
-    head, member = query_head // GROUP, query_head % GROUP
     split, channel = tl.arange(0, MAX_SPLITS), tl.arange(0, PADDED_DIM)
-    is_split = split < num_splits
-    at = ((row * KV_HEADS + head) * num_splits + split) * _ROWS + member
+    count = num_splits
+    if SHARED:
+        # The prefix's parts stand behind the row's own.
+        count = tl.where(tl.load(starts + row) > 0, all_splits, num_splits)
+    is_split = split < count
+    at = (row * HEADS + head) * all_splits + split
     top = tl.load(maxima + at, mask=is_split, other=-1e30)
     weights = tl.exp(top - tl.max(top, 0))
     total = tl.sum(tl.load(sums + at, mask=is_split, other=0.0) * weights, 0)
@@ -135,10 +149,9 @@ def _join_kernel(
         parts + at[:, None] * PADDED_DIM + channel[None, :], mask=is_split[:, None], other=0.0
     )
     joined = tl.sum(part * weights[:, None], 0)
-    # A row of length 0 pads a batch: nothing was summed, and zeros come out.
     joined = tl.where(total > 0, joined / tl.maximum(total, 1e-30), 0.0)
     tl.store(
-        out + (row * KV_HEADS * GROUP + query_head) * DIM + channel,
+        out + (row * HEADS + head) * DIM + channel,
         joined.to(out.dtype.element_ty),
         mask=channel < DIM,
     )
@@ -154,6 +167,7 @@ def paged_decode(
     scale: float,
     window: int | None,
     out: Tensor | None = None,
+    shared: SharedPrefix | None = None,
 ) -> Tensor:
     """Attention of each row's last token over its sequence.
 
@@ -169,6 +183,7 @@ def paged_decode(
         scale: Of the scores.
         window: How many tokens back a token sees, itself included; None: all.
         out: ``[rows, heads, head_dim]``, contiguous; None: a new one.
+        shared: Blocks that many rows begin with; only without a window.
 
     Returns:
         ``[rows, heads, head_dim]``.
@@ -179,29 +194,29 @@ def paged_decode(
     assert group <= _ROWS.value
     assert q.stride(1) == dim
     assert q.stride(2) == 1
+    assert shared is None or window is None
     splits = num_splits(num_rows * kv_heads)
+    all_splits = splits + (PREFIX_SPLITS if shared is not None else 0)
     padded = max(16, triton.next_power_of_2(dim))
     if out is None:
         out = torch.empty(num_rows, num_heads, dim, dtype=q.dtype, device=q.device)
     parts = maxima = sums = out
-    if splits > 1:
-        rows = (num_rows, kv_heads, splits, _ROWS.value)
+    if all_splits > 1:
+        rows = (num_rows, num_heads, all_splits)
         parts = torch.empty(*rows, padded, dtype=torch.float32, device=q.device)
         maxima = torch.empty(rows, dtype=torch.float32, device=q.device)
         sums = torch.empty(rows, dtype=torch.float32, device=q.device)
-    sizes = {
-        "KV_HEADS": kv_heads,
-        "GROUP": group,
-        "DIM": dim,
-        "PADDED_DIM": padded,
-        **launch_options(q.device),
-    }
+    if shared is not None:
+        attend_prefix(q, keys, values, shared, parts, maxima, sums, scale=scale, first_part=splits)
+    precision = "ieee" if q.dtype is torch.float32 else "tf32"
     _part_kernel[(num_rows, kv_heads, splits)](
         q,
         keys,
         values,
         tables,
         lengths,
+        None if shared is None else shared.starts,
+        out,
         parts,
         maxima,
         sums,
@@ -210,16 +225,37 @@ def paged_decode(
         q.stride(0),
         tables.stride(0),
         block_size,
+        all_splits,
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        DIM=dim,
+        PADDED_DIM=padded,
         TILE=_TILE,
-        DIRECT=splits == 1,
-        PRECISION="ieee" if q.dtype is torch.float32 else "tf32",
+        SHARED=shared is not None,
+        DIRECT=all_splits == 1,
+        PRECISION=precision,
         num_warps=4,
         num_stages=3,
-        **sizes,
+        **launch_options(q.device),
     )
-    if splits > 1:
+    if all_splits > 1:
         _join_kernel[(num_rows, num_heads)](
-            parts, maxima, sums, out, splits, MAX_SPLITS=_MAX_SPLITS, num_warps=4, **sizes
+            parts,
+            maxima,
+            sums,
+            None if shared is None else shared.starts,
+            out,
+            splits,
+            all_splits,
+            HEADS=num_heads,
+            DIM=dim,
+            PADDED_DIM=padded,
+            MAX_SPLITS=triton.next_power_of_2(_MAX_SPLITS + PREFIX_SPLITS)
+            if shared is not None
+            else _MAX_SPLITS,
+            SHARED=shared is not None,
+            num_warps=4,
+            **launch_options(q.device),
         )
     return out
 

@@ -21,8 +21,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ferrule.kernels.follow import follow
 from ferrule.kernels.overlap import is_hopper, launch_options
 
-QUERY_TILE = 128
-"""Queries of a program; a chunk is cut into tiles of as many tokens."""
 KEY_TILE = 64
 _LOG2_E = 1.4426950408889634
 
@@ -43,7 +41,7 @@ def _attend_tiles(
     scale,
     window,
     kv_head,
-    block_size,
+    BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
@@ -59,12 +57,12 @@ def _attend_tiles(
         place = start + tl.arange(0, TILE)
         if BULK:
             # A tile lies within one block, and the copy engine fetches it as a whole.
-            block = tl.load(table + start // block_size)
-            corner = block * block_size + start % block_size
+            block = tl.load(table + start // BLOCK_SIZE)
+            corner = block * BLOCK_SIZE + start % BLOCK_SIZE
             key = tl.trans(keys.load([corner, kv_head * DIM]))
         else:
-            block = tl.load(table + place // block_size, mask=place < length, other=0)
-            row = block.to(tl.int64) * block_size + place % block_size
+            block = tl.load(table + place // BLOCK_SIZE, mask=place < length, other=0)
+            row = block.to(tl.int64) * BLOCK_SIZE + place % BLOCK_SIZE
             at = (row * KV_HEADS + kv_head) * DIM
             key = tl.load(
                 keys + at[None, :] + channel[:, None], mask=(channel < DIM)[:, None], other=0.0
@@ -86,11 +84,10 @@ def _attend_tiles(
             value = values.load([corner, kv_head * DIM])
         else:
             value = tl.load(
-                values + at[:, None] + channel[None, :], mask=(channel < DIM)[None, :], other=0.0
+                values + at[:, None] + channel[None, :],
+                mask=(place < length)[:, None] & (channel < DIM)[None, :],
+                other=0.0,
             )
-        if MASKED:
-            # What lies behind the sequence is another's, and 0 times its NaN would be NaN.
-            value = tl.where((place < length)[:, None], value, 0.0)
         out = tl.dot(weights.to(value.dtype), value, out, input_precision=PRECISION)
         top = higher
     return top, total, out
@@ -108,7 +105,7 @@ def _prefill_kernel(
     window,
     q_stride,
     table_stride,
-    block_size,
+    BLOCK_SIZE: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
@@ -149,24 +146,27 @@ def _prefill_kernel(
     if WINDOWED:
         top, total, result = _attend_tiles(
             query, keys, values, table, first, full, position, length, top, total, result,
-            scale, window, kv_head, block_size, KV_HEADS, DIM, PADDED_DIM,
+            scale, window, kv_head, BLOCK_SIZE, KV_HEADS, DIM, PADDED_DIM,
             True, True, BULK, TILE, PRECISION,
         )  # fmt: skip
     top, total, result = _attend_tiles(
         query, keys, values, table, full, diagonal, position, length, top, total, result,
-        scale, window, kv_head, block_size, KV_HEADS, DIM, PADDED_DIM,
+        scale, window, kv_head, BLOCK_SIZE, KV_HEADS, DIM, PADDED_DIM,
         False, False, BULK, TILE, PRECISION,
     )  # fmt: skip
     top, total, result = _attend_tiles(
         query, keys, values, table, diagonal, length, position, length, top, total, result,
-        scale, window, kv_head, block_size, KV_HEADS, DIM, PADDED_DIM,
+        scale, window, kv_head, BLOCK_SIZE, KV_HEADS, DIM, PADDED_DIM,
         True, WINDOWED, BULK, TILE, PRECISION,
     )  # fmt: skip
     result = result / total[:, None]
+    # Worked out anew: kept through the loops, it would push the sums out of the registers.
+    member = tl.arange(0, QUERIES)
+    row = (first_row + member).to(tl.int64)[:, None]
     tl.store(
         out + row * (HEADS * DIM) + head * DIM + channel[None, :],
         result.to(out.dtype.element_ty),
-        mask=inside,
+        mask=(member < num_queries)[:, None] & (channel < DIM)[None, :],
     )
 
 
@@ -180,6 +180,7 @@ def paged_prefill(
     *,
     scale: float,
     window: int | None,
+    query_tile: int = 128,
     bulk: bool | None = None,
 ) -> None:
     """Attention of chunks' tokens over their sequences so far, themselves included.
@@ -188,14 +189,16 @@ def paged_prefill(
         q: ``[rows, heads, head_dim]``, rows at any stride; all chunks' tokens.
         keys: ``[blocks, block_size, kv_heads, head_dim]``, contiguous, the chunks' own tokens
             written already.
-        values: The same.
+        values: The same. What lies behind a sequence in its last block has weight 0, but must be
+            a number, for 0 times NaN is NaN: blocks are cleared when a chunk begins them.
         out: ``[rows, heads, head_dim]``, contiguous; written at the tiles' rows.
         tables: ``[slots, blocks]`` int32 block ids.
         tiles: ``[tiles, 4]`` int32 or int64: slot, row of q, number of queries (1 to
-            ``QUERY_TILE``; 0: the tile pads) and position of the first. Those with the most keys
+            ``query_tile``; 0: the tile pads) and position of the first. Those with the most keys
             first: they take longest.
         scale: Of the scores.
         window: How many tokens back a token sees, itself included; None: all.
+        query_tile: Most queries of a tile: 64 fill the device with few tokens, 128 read less.
         bulk: Whether Hopper's copy engine fetches the keys; None: where it can.
     """
     _, num_heads, dim = q.shape
@@ -219,12 +222,12 @@ def paged_prefill(
         0 if window is None else window,
         q.stride(0),
         tables.stride(0),
-        block_size,
+        BLOCK_SIZE=block_size,
         HEADS=num_heads,
         KV_HEADS=kv_heads,
         DIM=dim,
         PADDED_DIM=padded,
-        QUERIES=QUERY_TILE,
+        QUERIES=query_tile,
         TILE=KEY_TILE,
         WINDOWED=window is not None,
         BULK=bulk,

@@ -23,6 +23,10 @@ def product(
     Returns:
         ``[rows, out]``.
     """
+    if torch.compiler.is_compiling():
+        from ferrule.kernels.product_op import product_op
+
+        return product_op(x, weight, bias, add_to)
     if _is_skinny(x):
         from ferrule.kernels.skinny import choose_tiles, skinny_product
 
@@ -47,6 +51,10 @@ def gated_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     Returns:
         ``[rows, width]``.
     """
+    if torch.compiler.is_compiling():
+        from ferrule.kernels.product_op import gated_product_op
+
+        return gated_product_op(x, weight, bias)
     if _is_skinny(x):
         from ferrule.kernels.skinny import choose_tiles, skinny_product
 
@@ -58,6 +66,10 @@ def gated_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 def silu_mul(x: Tensor) -> Tensor:
     """``silu(gate) * up``: ``[..., 2 * width]``, gates first, to ``[..., width]``."""
+    # Asked first, for whether Triton is installed is nothing that torch.compile can trace.
+    if torch.compiler.is_compiling():
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
     if runs_kernels(x) and x.dim() == 2 and x.is_contiguous():
         from ferrule.kernels import gated
 

@@ -134,7 +134,6 @@ def _skinny_kernel(
     HAS_BIAS: tl.constexpr,
     ADDS: tl.constexpr,
     GATED: tl.constexpr,
-    OVERLAP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     tile, split = tl.program_id(0), tl.program_id(1)
@@ -145,8 +144,6 @@ def _skinny_kernel(
     steps = tl.cdiv(tl.cdiv(num_in, BLOCK_K), SPLITS)
     begin = split * steps * BLOCK_K
     end = tl.minimum(begin + steps * BLOCK_K, num_in)
-    if OVERLAP:
-        follow()
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for start in range(begin, end, BLOCK_K):
         column = start + tl.arange(0, BLOCK_K)
@@ -234,11 +231,15 @@ def skinny_product(
         "GATED": gated,
         "num_warps": tiles.num_warps,
         "num_stages": tiles.num_stages,
-        **launch_options(x.device),
     }
     if num_rows == 1:
-        _one_row_kernel[(num_tiles,)](x, weight, bias, add_to, out, num_out, num_in, **shared)
+        _one_row_kernel[(num_tiles,)](
+            x, weight, bias, add_to, out, num_out, num_in, **shared, **launch_options(x.device)
+        )
         return out
+    # Never overlapping: these programs are so large that a few fill a multiprocessor, and launched
+    # while the kernel in front holds some they are dealt out unevenly. A step of 8 rows took 8 %
+    # longer (docs/design/performance.md).
     block_m = max(16, triton.next_power_of_2(num_rows))
     partials = out
     if tiles.splits > 1:

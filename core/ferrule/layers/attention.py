@@ -37,7 +37,6 @@ class Attend(Protocol):
         ...
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionSpec:
     """What the runtime must know of one attention layer.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ferrule.kernels.available import runs_kernels
 from ferrule.model_config import RopeConfig
 
 
@@ -61,6 +62,10 @@ class Rope(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """``[tokens]`` positions to a rotation in ``dtype``; angles are float32."""
+        if runs_kernels(positions) and self.config.type != "dynamic":
+            from ferrule.kernels.rotation import rotation_of
+
+            return Rotation(*rotation_of(positions, self.inv_freq, self.scale, dtype))
         freq = self._dynamic(positions) if self.config.type == "dynamic" else self.inv_freq
         angles = positions[:, None].float() * freq
         cos, sin = angles.cos() * self.scale, angles.sin() * self.scale

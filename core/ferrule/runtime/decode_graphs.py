@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ferrule.kernels.overlap import overlapping
+from ferrule.kernels.shared import SharedPrefix
 from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.model import Model
 from ferrule.runtime.packet import send
+from ferrule.runtime.shared_blocks import SharedBlocks
 
 GraphPool = tuple[int, int]
 """All graphs of a runner share one: they never run at the same time."""
 FIRST_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batch sizes that are captured before the first request; others when they are first met."""
+
+
+class GraphKey(NamedTuple):
+    """What a graph is made for.
+
+    Attributes:
+        size: Rows.
+        needs: Of the sampler.
+        shares: Whether blocks that many rows begin with are read once.
+    """
+
+    size: int
+    needs: Needs = Needs()
+    shares: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,81 +83,105 @@ class DecodeGraphs:
         self._slots = slots
         self._sampling = sampling
         self._most = slots.padding_slot
-        # Which slot each row of the batch is; sent when the batch has changed.
-        self._rows = torch.full(
-            (self._most,), slots.padding_slot, dtype=torch.int64, device=slots.device
-        )
-        self._sent: tuple[int, ...] = ()
-        self._graphs: dict[tuple[int, Needs], tuple[torch.cuda.CUDAGraph, Sampled]] = {}
+        # Which slot each row of the batch is and how much of it is shared, and the slot and length
+        # of what is; sent when the batch has changed.
+        self._inputs = torch.zeros(2 * self._most + 2, dtype=torch.int64, device=slots.device)
+        self._rows, self._starts, self._shared = self._inputs.split((self._most, self._most, 2))
+        self._rows.fill_(slots.padding_slot)
+        self._sent: tuple[tuple[int, ...], int] = ((), 0)
+        self._graphs: dict[GraphKey, tuple[torch.cuda.CUDAGraph, Sampled]] = {}
         self.pool = pool
 
     @property
-    def keys(self) -> list[tuple[int, Needs]]:
-        """Sizes and needs that have a graph."""
+    def keys(self) -> list[GraphKey]:
+        """What there are graphs for."""
         return sorted(self._graphs)
 
     def first_sizes(self) -> list[int]:
         """Sizes to capture before the first request, largest first."""
         return [size for size in reversed(FIRST_SIZES) if size <= self._most]
 
-    def run(self, slots: Sequence[int], needs: Needs) -> Sampled:
+    def run(self, slots: Sequence[int], needs: Needs, shared: SharedBlocks | None) -> Sampled:
         """Launches one step.
 
         Args:
             slots: Of the sequences that decode.
             needs: Of these slots.
+            shared: What many of them begin with.
 
         Returns:
             Their next tokens, in the same order.
         """
         size = graph_size(len(slots), self._most)
-        wanted = (*slots, *[self._slots.padding_slot] * (size - len(slots)))
+        key = GraphKey(size, needs, shared is not None)
         self._sampling.prepare(needs)
-        if self.pool and (size, needs) not in self._graphs:
-            self.capture(size, needs)
-        if wanted != self._sent:
-            (rows,) = send([np.array(wanted, dtype=np.int64)], self._slots.device)
-            self._rows[:size].copy_(rows)
-            self._sent = wanted
+        if self.pool and key not in self._graphs:
+            self.capture(key)
+        batch = (tuple(slots), 0 if shared is None else shared.num_tokens)
+        if batch != self._sent:
+            self._send(slots, shared)
+            self._sent = batch
         if not self.pool:
-            return self._step(size, needs)
-        graph, sampled = self._graphs[size, needs]
+            return self._step(key)
+        graph, sampled = self._graphs[key]
         graph.replay()
         return sampled
 
-    def _step(self, size: int, needs: Needs) -> Sampled:
+    def _send(self, slots: Sequence[int], shared: SharedBlocks | None) -> None:
+        inputs = np.zeros(len(self._inputs), dtype=np.int64)
+        inputs[: self._most] = self._slots.padding_slot
+        inputs[: len(slots)] = slots
+        if shared is not None:
+            inputs[self._most : self._most + len(slots)] = shared.starts
+            inputs[-2:] = shared.slot, shared.num_tokens
+        self._inputs.copy_(send([inputs], self._slots.device)[0])
+
+    def _step(self, key: GraphKey) -> Sampled:
         slots, sampling = self._slots, self._sampling
-        row = self._rows[:size]
-        tokens, positions = slots.last_tokens[row], slots.lengths[row]
-        lengths = positions + 1
+        row = self._rows[: key.size]
+        tokens, positions, lengths, cache_rows = slots.begin(row)
         rows = Rows(
-            cache_rows=slots.cache_rows(row, positions),
+            cache_rows=cache_rows,
             tables=slots.tables[row],
             lengths=lengths,
             slot_tables=slots.tables,
+            shared=shared_prefix(slots, self._starts[: key.size], self._shared)
+            if key.shares
+            else None,
         )
         hidden = self._model(tokens, positions, attends(self._specs, self._cache, rows))
         logits = self._model.logits(hidden)
-        chosen = sampling.sample(logits, row, lengths, needs)
-        described = describe(logits, chosen) if needs.logprobs else None
+        chosen = sampling.sample(logits, row, lengths, key.needs)
+        described = describe(logits, chosen) if key.needs.logprobs else None
         slots.place(row, lengths, chosen)
         slots.lengths[slots.padding_slot :].zero_()
         return Sampled(tokens=chosen, described=described)
 
-    def capture(self, size: int, needs: Needs) -> None:
-        """Makes the graph of a size and what the sampler needs."""
+    def capture(self, key: GraphKey) -> None:
+        """Makes a graph."""
         # What runs here must not touch a sequence: all rows pad.
-        self._rows.fill_(self._slots.padding_slot)
-        self._sent = ()
-        self._sampling.prepare(needs)
-        with overlapping(size == 1):
+        self._send([], None)
+        self._sent = ((), 0)
+        self._sampling.prepare(key.needs)
+        with overlapping(True):
             # A first run compiles kernels and makes library handles, which a capture may not.
-            self._step(size, needs)
+            self._step(key)
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self.pool):
-                sampled = self._step(size, needs)
-        self._graphs[size, needs] = (graph, sampled)
+                sampled = self._step(key)
+        self._graphs[key] = (graph, sampled)
+
+
+def shared_prefix(slots: DeviceSlots, starts: Tensor, shared: Tensor) -> SharedPrefix:
+    """What attention needs to read shared blocks once.
+
+    Args:
+        slots: Block tables.
+        starts: ``[rows]`` int64 tokens of each row in the shared blocks.
+        shared: ``[2]`` int64: a slot that begins with them, and how many tokens they hold.
+    """
+    return SharedPrefix(starts=starts, table=slots.tables[shared[:1]][0], length=shared[1:])
 
 
 def graph_size(num_rows: int, most: int) -> int:

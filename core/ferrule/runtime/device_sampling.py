@@ -112,7 +112,7 @@ class DeviceSampling:
         self._ints[:, slot] = (
             signed(params.seed or 0),
             min(params.top_k, self.vocab_size),
-            admission.num_prompt + params.min_tokens,
+            admission.num_prompt + min(params.min_tokens, 2**62),
         )
         self._is_changed = True
         # A tokenizer may have an eos that the embedding has no row for (case E6).

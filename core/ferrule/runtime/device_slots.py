@@ -58,7 +58,12 @@ class DeviceSlots:
         if tokens is not None:
             self.last_tokens.index_copy_(0, slots, tokens)
 
-    def cache_rows(self, slots: Tensor, positions: Tensor) -> Tensor:
-        """Where positions lie in a layer's cache, seen as rows of tokens: ``[n]`` int64."""
-        blocks = self.tables[slots, positions // self.block_size].to(torch.int64)
-        return blocks * self.block_size + positions % self.block_size
+    def begin(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a step needs that gives each of these slots one token: ``[rows]`` int64 each.
+
+        Returns:
+            Tokens, positions, lengths with the new token, and rows of the cache that they take.
+        """
+        from ferrule.kernels.begin_step import begin_step
+
+        return begin_step(slots, self.last_tokens, self.lengths, self.tables, self.block_size)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from ferrule.kernels.available import has_triton
+from ferrule.kernels.shared import SharedPrefix
 from ferrule.layers.attention import Attend, AttentionSpec
 from ferrule.layers.rope import Rotation
 from ferrule.runtime.kv_cache import KVCache, LayerCache
@@ -26,8 +26,10 @@ class Rows:
         tables: ``[decodes, blocks]`` int32 block ids of the single tokens' sequences.
         lengths: ``[decodes]`` int64 tokens in the cache, the new one included.
         slot_tables: ``[slots, blocks]`` int32 block ids by slot.
-        tiles: ``[tiles, 4]`` int32, what ``paged_prefill`` computes of the other rows; None: there
-            are none.
+        tiles: ``[tiles, 4]``, what ``paged_prefill`` computes of the other rows; None: there are
+            none.
+        query_tile: Most queries in one of the tiles.
+        shared: Blocks that many single tokens' sequences begin with.
     """
 
     cache_rows: Tensor
@@ -35,6 +37,8 @@ class Rows:
     lengths: Tensor
     slot_tables: Tensor
     tiles: Tensor | None = None
+    query_tile: int = 128
+    shared: SharedPrefix | None = None
 
 
 def fits_kernels(specs: list[AttentionSpec], device: torch.device) -> bool:
@@ -49,49 +53,60 @@ def fits_kernels(specs: list[AttentionSpec], device: torch.device) -> bool:
 def attends(specs: list[AttentionSpec], cache: KVCache, rows: Rows) -> list[Attend]:
     """One callable a layer, bound to its cache, for one step."""
     return [
-        partial(_attend, spec, layer, rows)
+        LayerAttend(spec=spec, cache=layer, rows=rows)
         for spec, layer in zip(specs, cache.layers, strict=True)
     ]
 
 
-def _attend(
-    spec: AttentionSpec,
-    cache: LayerCache,
-    rows: Rows,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rotation: Rotation | None = None,
-) -> Tensor:
-    """Writes the step's keys and values, then attends: ``[rows, heads, head_dim]``."""
-    # Imported here, for triton need not be installed where there is no CUDA device.
-    from ferrule.kernels.paged_decode import paged_decode
-    from ferrule.kernels.paged_prefill import paged_prefill
-    from ferrule.kernels.rotate_write import rotate_write
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerAttend:
+    """The ``Attend`` of one layer in one step.
 
-    q = rotate_write(q, k, v, rotation, rows.cache_rows, cache.keys, cache.values)
-    out = torch.empty_like(q)
-    num_decodes = rows.lengths.shape[0]
-    if num_decodes:
-        paged_decode(
-            q[:num_decodes],
-            cache.keys,
-            cache.values,
-            rows.tables,
-            rows.lengths,
-            scale=spec.scale,
-            window=spec.window,
-            out=out[:num_decodes],
-        )
-    if rows.tiles is not None:
-        paged_prefill(
-            q,
-            cache.keys,
-            cache.values,
-            out,
-            rows.slot_tables,
-            rows.tiles,
-            scale=spec.scale,
-            window=spec.window,
-        )
-    return out
+    Attributes:
+        spec: Of the layer.
+        cache: The layer's.
+        rows: The step's.
+    """
+
+    spec: AttentionSpec
+    cache: LayerCache
+    rows: Rows
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None = None, /
+    ) -> Tensor:
+        """Writes the step's keys and values, then attends: ``[rows, heads, head_dim]``."""
+        # Imported here, for triton need not be installed where there is no CUDA device.
+        from ferrule.kernels.paged_decode import paged_decode
+        from ferrule.kernels.paged_prefill import paged_prefill
+        from ferrule.kernels.rotate_write import rotate_write
+
+        spec, cache, rows = self.spec, self.cache, self.rows
+        q = rotate_write(q, k, v, rotation, rows.cache_rows, cache.keys, cache.values)
+        out = torch.empty_like(q)
+        num_decodes = rows.lengths.shape[0]
+        if num_decodes:
+            paged_decode(
+                q[:num_decodes],
+                cache.keys,
+                cache.values,
+                rows.tables,
+                rows.lengths,
+                scale=spec.scale,
+                window=spec.window,
+                out=out[:num_decodes],
+                shared=rows.shared if spec.window is None else None,
+            )
+        if rows.tiles is not None:
+            paged_prefill(
+                q,
+                cache.keys,
+                cache.values,
+                out,
+                rows.slot_tables,
+                rows.tiles,
+                scale=spec.scale,
+                window=spec.window,
+                query_tile=rows.query_tile,
+            )
+        return out

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ferrule.plan import Chunk, Plan
-from ferrule.runtime.decode_graphs import DecodeGraphs, Sampled
-from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
+from ferrule.runtime.decode_graphs import DecodeGraphs, GraphKey, Sampled
+from ferrule.runtime.device_sampling import Described, DeviceSampling, describe
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
 from ferrule.runtime.mixed_batch import MixedBatch
 from ferrule.runtime.mixed_graphs import MixedGraphs
 from ferrule.runtime.model import Model
+from ferrule.runtime.packet import send
 from ferrule.runtime.pending_tokens import PendingTokens, described_to_host, to_host
+from ferrule.runtime.shared_blocks import SharedBlocks, find_shared
 from ferrule.runtime.slots import Slots
 
 
@@ -54,9 +57,6 @@ class KernelRunner:
         device: torch.device,
         captures: bool = True,
     ) -> None:
-        from ferrule.kernels.paged_prefill import QUERY_TILE
-
-        self._query_tile = QUERY_TILE
         self.model = model
         self.device = device
         self.cache = cache
@@ -75,11 +75,11 @@ class KernelRunner:
             num_known_tokens=num_known_tokens,
             device=device,
         )
+        self._looked_at: tuple[int, list[int]] = (0, [])
+        self._shared: SharedBlocks | None = None
         pool = torch.cuda.graph_pool_handle() if captures else None
         self.graphs = DecodeGraphs(model, cache, self.device_slots, self.sampling, pool=pool)
-        self.mixed = MixedGraphs(
-            model, cache, self.device_slots, max_tokens=max_tokens, pool=pool
-        )
+        self.mixed = MixedGraphs(model, cache, self.device_slots, max_tokens=max_tokens, pool=pool)
 
     @torch.inference_mode()
     def warm_up(self, report: Callable[[int, int], None]) -> None:
@@ -87,7 +87,7 @@ class KernelRunner:
         sizes, shapes = self.graphs.first_sizes(), self.mixed.first_shapes()
         # Largest first: the others then fit into the memory that those took.
         jobs = [partial(self.mixed.capture, shape) for shape in shapes]
-        jobs += [partial(self.graphs.capture, size, Needs()) for size in sizes]
+        jobs += [partial(self.graphs.capture, GraphKey(size)) for size in sizes]
         for done, job in enumerate(jobs, 1):
             job()
             report(done, len(jobs))
@@ -98,15 +98,21 @@ class KernelRunner:
         for admission in plan.admitted:
             self.slots.admit(admission)
             self.sampling.admit(admission)
+        cleared: list[int] = []
         for chunk in plan.chunks:
             if chunk.new_blocks:
                 first = int(self.slots.num_blocks[chunk.slot])
-                self.slots.grow(chunk)
+                fresh = self.slots.grow(chunk)
                 last = int(self.slots.num_blocks[chunk.slot])
                 blocks = self.slots.block_tables[chunk.slot, first:last]
                 self.device_slots.grow(chunk.slot, first, blocks)
+                if not self._decodes(chunk):
+                    cleared += fresh
         self.device_slots.flush()
         self.sampling.flush()
+        if cleared:
+            (blocks,) = send([np.array(cleared, dtype=np.int64)], self.device)
+            self.cache.clear_values(blocks)
         if not plan.chunks:
             return PendingTokens(tokens=torch.empty(0, dtype=torch.int64), event=None)
         if all(self._decodes(chunk) for chunk in plan.chunks):
@@ -119,11 +125,20 @@ class KernelRunner:
 
     def _run_decode(self, chunks: Sequence[Chunk]) -> PendingTokens:
         slots = [chunk.slot for chunk in chunks]
-        sampled = self.graphs.run(slots, self.sampling.needs(slots))
+        shared = self._find_shared(chunks, slots)
+        sampled = self.graphs.run(slots, self.sampling.needs(slots), shared)
         return self._pending(slots, sampled, {})
 
+    def _find_shared(self, chunks: Sequence[Chunk], slots: list[int]) -> SharedBlocks | None:
+        """What the sequences of a decode step begin with; looked for when they have changed."""
+        batch = (self.slots.num_admissions, slots)
+        if batch != self._looked_at:
+            self._looked_at = batch
+            self._shared = find_shared(self.slots, slots, [chunk.start + 1 for chunk in chunks])
+        return self._shared
+
     def _run_mixed(self, chunks: Sequence[Chunk]) -> PendingTokens:
-        batch = MixedBatch(chunks, self.slots, query_tile=self._query_tile)
+        batch = MixedBatch(chunks, self.slots)
         hidden, inputs = self.mixed.run(batch)
         prompts = self._describe_prompts(chunks, batch.spans, hidden)
         slots = [chunk.slot for chunk in chunks if chunk.samples]

@@ -55,11 +55,19 @@ class KVCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
 
-        def allocate(spec: AttentionSpec) -> Tensor:
-            shape = (num_blocks + NUM_EXTRA_BLOCKS, block_size, spec.num_kv_heads, spec.head_dim)
-            return _zeros(shape, dtype, device)
-
-        self.layers = [LayerCache(keys=allocate(s), values=allocate(s)) for s in specs]
+        # Layers of one shape lie in one tensor, so that a block is cleared by one call.
+        self._groups: list[Tensor] = []
+        layers: dict[int, LayerCache] = {}
+        shapes = [(spec.num_kv_heads, spec.head_dim) for spec in specs]
+        for shape in dict.fromkeys(shapes):
+            members = [index for index, other in enumerate(shapes) if other == shape]
+            group = _zeros(
+                (2, len(members), num_blocks + NUM_EXTRA_BLOCKS, block_size, *shape), dtype, device
+            )
+            self._groups.append(group)
+            for place, index in enumerate(members):
+                layers[index] = LayerCache(keys=group[0, place], values=group[1, place])
+        self.layers = [layers[index] for index in range(len(specs))]
         self._device = device
 
     @property
@@ -81,9 +89,17 @@ class KVCache:
         if not blocks:
             return
         ids = torch.tensor(blocks, device=self._device)
-        for layer in self.layers:
-            layer.keys.index_fill_(0, ids, 0)
-            layer.values.index_fill_(0, ids, 0)
+        for group in self._groups:
+            group.index_fill_(2, ids, 0)
+
+    def clear_values(self, blocks: Tensor) -> None:
+        """Zeroes values alone, for kernels that never use the score of an unwritten key.
+
+        Args:
+            blocks: ``[n]`` int64 ids on the cache's device.
+        """
+        for group in self._groups:
+            group[1].index_fill_(1, blocks, 0)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ferrule.plan import Chunk
+from ferrule.runtime.shared_blocks import find_shared
 from ferrule.runtime.slots import Slots
+
+
+_FEW_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +25,18 @@ class Shape:
         num_rows: Tokens.
         num_singles: Of them, those in front that the decode kernel looks at.
         num_tiles: Tiles of queries of the other rows.
+        shares: Whether blocks that many single tokens' sequences begin with are read once.
     """
 
     num_rows: int
     num_singles: int
     num_tiles: int
+    shares: bool = False
+
+    @property
+    def query_tile(self) -> int:
+        """Most queries in a tile: small ones where there are few tokens to fill the device."""
+        return 64 if self.num_rows <= _FEW_ROWS else 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +50,8 @@ class MixedTensors:
         single_slots: ``[singles]``.
         single_lengths: ``[singles]`` tokens in the cache, the new one included; 0 pads.
         is_sampled: ``[singles]``: 1 where the token is the one that the device sampled last.
+        single_starts: ``[singles]`` tokens in the shared blocks; 0 for those that do not share.
+        shared: ``[2]``: a slot that begins with the shared blocks, and how many tokens they hold.
         slots: ``[slots]`` all that have a chunk.
         ends: ``[slots]`` how many tokens each has in the cache after the step.
         sample_rows: ``[slots]`` rows whose logits give a token, in the plan's order.
@@ -53,6 +66,8 @@ class MixedTensors:
     single_slots: Tensor
     single_lengths: Tensor
     is_sampled: Tensor
+    single_starts: Tensor
+    shared: Tensor
     slots: Tensor
     ends: Tensor
     sample_rows: Tensor
@@ -67,14 +82,13 @@ class MixedBatch:
     Args:
         chunks: Of the plan, after their new blocks have been added to the slots.
         slots: Known tokens and block tables.
-        query_tile: Most tokens in a tile of ``paged_prefill``.
 
     Attributes:
         spans: For each chunk of the plan, its rows.
         shape: Without padding.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], slots: Slots, *, query_tile: int) -> None:
+    def __init__(self, chunks: Sequence[Chunk], slots: Slots) -> None:
         self._chunks = chunks
         self._slots = slots
         self._singles = [i for i, chunk in enumerate(chunks) if chunk.num_tokens == 1]
@@ -82,6 +96,13 @@ class MixedBatch:
         self._order = [*self._singles, *others]
         self.spans = [slice(0)] * len(chunks)
         self._tiles: list[tuple[int, int, int, int]] = []
+        self._shared = find_shared(
+            slots,
+            [chunks[i].slot for i in self._singles],
+            [chunks[i].start + 1 for i in self._singles],
+        )
+        num_rows = sum(chunk.num_tokens for chunk in chunks)
+        query_tile = Shape(num_rows, 0, 0).query_tile
         row = 0
         for i in self._order:
             chunk = chunks[i]
@@ -91,7 +112,8 @@ class MixedBatch:
             row += chunk.num_tokens
         # Those with the most keys take longest, so they start first.
         self._tiles.sort(key=lambda tile: -tile[3])
-        self.shape = Shape(row, len(self._singles), len(self._tiles))
+        shares = self._shared is not None
+        self.shape = Shape(row, len(self._singles), len(self._tiles), shares)
 
     def numbers(self, shape: Shape, *, num_slots: int, scrap_row: int) -> NDArray[np.int64]:
         """All inputs one after another, padded to a shape.
@@ -104,8 +126,8 @@ class MixedBatch:
         chunks, slots = self._chunks, self._slots
         out = padding_numbers(shape, num_slots=num_slots, scrap_row=scrap_row)
         parts = _split(out, shape, num_slots)
-        tokens, positions, cache_rows, single_slots, lengths, is_sampled = parts[:6]
-        all_slots, ends, sample_rows, sample_slots, sample_positions, tiles = parts[6:]
+        tokens, positions, cache_rows, single_slots, lengths, is_sampled, starts = parts[:7]
+        shared, all_slots, ends, sample_rows, sample_slots, sample_positions, tiles = parts[7:]
         for i in self._order:
             chunk, rows = chunks[i], self.spans[i]
             span = np.arange(chunk.start, chunk.start + chunk.num_tokens)
@@ -117,6 +139,9 @@ class MixedBatch:
             single_slots[row] = chunk.slot
             lengths[row] = chunk.start + 1
             is_sampled[row] = chunk.start >= slots.num_tokens[chunk.slot]
+        if self._shared is not None:
+            starts[: len(self._singles)] = self._shared.starts
+            shared[:] = self._shared.slot, self._shared.num_tokens
         all_slots[: len(chunks)] = [chunk.slot for chunk in chunks]
         ends[: len(chunks)] = [chunk.start + chunk.num_tokens for chunk in chunks]
         samples = [i for i, chunk in enumerate(chunks) if chunk.samples]
@@ -132,7 +157,7 @@ def padding_numbers(shape: Shape, *, num_slots: int, scrap_row: int) -> NDArray[
     """The inputs of a step in which every row pads."""
     out = np.zeros(sum(_sizes(shape, num_slots)), dtype=np.int64)
     parts = _split(out, shape, num_slots)
-    _, _, cache_rows, single_slots, _, _, all_slots, _, _, sample_slots, _, _ = parts
+    _, _, cache_rows, single_slots, _, _, _, _, all_slots, _, _, sample_slots, _, _ = parts
     cache_rows.fill(scrap_row)
     for slots in (single_slots, all_slots, sample_slots):
         slots.fill(num_slots)
@@ -150,12 +175,11 @@ def tensors_of(numbers: Tensor, shape: Shape, *, num_slots: int) -> MixedTensors
 
 def _sizes(shape: Shape, num_slots: int) -> list[int]:
     """Of each of ``MixedTensors``' attributes, in their order."""
-    return [shape.num_rows] * 3 + [shape.num_singles] * 3 + [num_slots] * 5 + [4 * shape.num_tiles]
+    of_rows, of_singles = [shape.num_rows] * 3, [shape.num_singles] * 4
+    return [*of_rows, *of_singles, 2, *[num_slots] * 5, 4 * shape.num_tiles]
 
 
-def _split(
-    numbers: NDArray[np.int64], shape: Shape, num_slots: int
-) -> list[NDArray[np.int64]]:
+def _split(numbers: NDArray[np.int64], shape: Shape, num_slots: int) -> list[NDArray[np.int64]]:
     ends = np.cumsum(_sizes(shape, num_slots))[:-1]
     return np.split(numbers, ends)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ferrule.runtime.decode_graphs import GraphPool
+from ferrule.runtime.decode_graphs import GraphPool, shared_prefix
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
@@ -24,7 +24,7 @@ from ferrule.runtime.mixed_batch import (
 )
 from ferrule.runtime.model import Model
 
-ROWS = (32, 64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048)
+ROWS = (32, 64, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 1920, 2048)
 """Tokens of a step; one that has more runs kernel by kernel, and takes longer than its launch."""
 SINGLES = (8, 64, 256)
 FIRST_SHAPES = ((2048, 8), (512, 64), (512, 8), (128, 8))
@@ -98,7 +98,7 @@ class MixedGraphs:
         source = torch.from_numpy(host) if self._slots.device.type == "cpu" else _pinned(host)
         numbers = source.to(self._slots.device, non_blocking=True)
         inputs = tensors_of(numbers, batch.shape, num_slots=self._num_slots)
-        return self._step(inputs), inputs
+        return self._step(inputs, batch.shape), inputs
 
     def capture(self, shape: Shape) -> None:
         """Makes the graph of a shape."""
@@ -106,15 +106,15 @@ class MixedGraphs:
         host = padding_numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
         numbers = torch.from_numpy(host).to(self._slots.device)
         inputs = tensors_of(numbers, shape, num_slots=self._num_slots)
-        self._step(inputs)
+        self._step(inputs, shape)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
-            hidden = self._step(inputs)
+            hidden = self._step(inputs, shape)
         self._graphs[shape] = (graph, numbers, inputs, hidden)
 
-    def _step(self, inputs: MixedTensors) -> Tensor:
-        slots, num_singles = self._slots, inputs.single_slots.shape[0]
+    def _step(self, inputs: MixedTensors, shape: Shape) -> Tensor:
+        slots, num_singles = self._slots, shape.num_singles
         tokens = inputs.tokens
         if num_singles:
             sampled = slots.last_tokens[inputs.single_slots]
@@ -127,7 +127,11 @@ class MixedGraphs:
             tables=slots.tables[inputs.single_slots],
             lengths=inputs.single_lengths,
             slot_tables=slots.tables,
-            tiles=inputs.tiles if inputs.tiles.shape[0] else None,
+            tiles=inputs.tiles if shape.num_tiles else None,
+            query_tile=shape.query_tile,
+            shared=shared_prefix(slots, inputs.single_starts, inputs.shared)
+            if shape.shares
+            else None,
         )
         return self._model(tokens, inputs.positions, attends(self._specs, self._cache, rows))
 
@@ -143,7 +147,7 @@ def padded_shape(shape: Shape, *, num_slots: int) -> Shape | None:
     num_tiles = rows // _ROWS_A_TILE
     if shape.num_tiles > num_tiles or shape.num_singles > singles:
         return None
-    return Shape(rows, singles, num_tiles)
+    return Shape(rows, singles, num_tiles, shape.shares)
 
 
 def _pinned(numbers: NDArray[np.int64]) -> Tensor:

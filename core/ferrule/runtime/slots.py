@@ -32,9 +32,11 @@ class Slots:
         )
         self.num_tokens: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
         self.num_blocks: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
+        self.num_admissions = 0
 
     def admit(self, admission: Admission) -> None:
         """A sequence takes its slot; its block table begins empty."""
+        self.num_admissions += 1
         slot, count = admission.slot, len(admission.tokens)
         self.tokens[slot, :count] = admission.tokens
         self.num_tokens[slot] = count

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -48,6 +49,16 @@ def test_a_checkpoint_is_served_until_ctrl_c(start, tiny_llama):
     assert server.process.returncode == 0
     assert "stopping: no requests are running" in server.stderr
     assert "Traceback" not in server.stderr
+
+
+def test_the_engine_is_told_where_to_keep_its_kernels(start, tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("FERRULE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    server, client = serve(start, tiny_llama)
+    client.close()
+    environ = Path(f"/proc/{worker_of(server)}/environ").read_text().split("\0")
+    assert "TRITON_CACHE_DIR=/mine" in environ
+    assert f"TORCHINDUCTOR_CACHE_DIR={tmp_path}/ferrule/kernels/inductor" in environ
 
 
 def test_ctrl_c_lets_a_running_stream_finish_and_says_so(start, tiny_llama):

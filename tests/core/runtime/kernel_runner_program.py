@@ -10,11 +10,12 @@ from ferrule.engine.block_pool import BlockPool
 from ferrule.engine.engine import Engine
 from ferrule.engine.messages import Request
 from ferrule.engine.scheduler import Scheduler
-from ferrule.kernels import draw, paged_decode
+from ferrule.kernels import draw, paged_decode, shared_prefix
 from ferrule.layers import Decoder
 from ferrule.layers.weights import TakesWeights
 from ferrule.plan import SamplingParams
 from ferrule.quantization.formats import FORMATS
+from ferrule.runtime import shared_blocks
 from ferrule.runtime.kernel_runner import KernelRunner
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.runner import ModelRunner
@@ -22,6 +23,9 @@ from ferrule.runtime.runner import ModelRunner
 # The interpreter is slow, and a few programs show all that many do.
 paged_decode._MAX_SPLITS = 2
 draw._MAX_PARTS = 2
+shared_prefix.PREFIX_SPLITS = paged_decode.PREFIX_SPLITS = 2
+shared_blocks._LEAST_MEMBERS = 2
+shared_blocks._LEAST_TOKENS = 4
 
 VOCAB, BLOCK, CPU = 97, 4, torch.device("cpu")
 CONFIG = ModelConfig(
@@ -66,8 +70,8 @@ def run(runner_type, model, requests, num_blocks):
     )
     if runner_type is not ModelRunner:  # kernels read nothing that was not written
         for layer in cache.layers:
-            layer.keys.fill_(torch.nan)
-            layer.values.fill_(torch.nan)
+            layer.keys[:num_blocks].fill_(torch.nan)
+            layer.values[:num_blocks].fill_(torch.nan)
     runner = runner_type(
         model,
         cache,
@@ -126,7 +130,20 @@ def close(one, other):
     )
 
 
+class Counted:
+    """A kernel that counts its launches."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.num_calls = 0
+
+    def __getitem__(self, grid):
+        self.num_calls += 1
+        return self.kernel[grid]
+
+
 def main():
+    shared_prefix._prefix_kernel = Counted(shared_prefix._prefix_kernel)
     model = make_model()
     asked = list(requests())
     for num_blocks in (20,):
@@ -145,6 +162,7 @@ def main():
             assert all(close(a, b) for a, b in zip(*described, strict=True)), id
         assert (stats.preemptions_total > 0) == True, stats
         assert stats.prefix_hits_total > 0, stats
+    assert shared_prefix._prefix_kernel.num_calls > 0
     print("equal")
 
 

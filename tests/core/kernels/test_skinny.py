@@ -1,0 +1,146 @@
+"""Products of a few rows in Triton's interpreter, against the definition in float64."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton", reason="triton exists for Linux only")
+
+SETUP = """
+import torch.nn.functional as F
+from ferrule.kernels.skinny import MAX_ROWS, Tiles, choose_tiles, skinny_product
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3}
+
+def operands(num_rows, num_out, num_in, dtype):
+    x = within(num_in + 5, torch.randn(num_rows, num_in).to(dtype))
+    weight = within(num_in, (torch.randn(num_out, num_in) * num_in**-0.5).to(dtype))
+    bias, hidden = torch.randn(num_out).to(dtype), torch.randn(num_rows, num_out).to(dtype)
+    return x, weight, bias, hidden
+
+def check(num_rows, num_out, num_in, dtype, tiles):
+    x, weight, bias, hidden = operands(num_rows, num_out, num_in, dtype)
+    plain = x.double() @ weight.double().T
+    biased = plain + bias.double()
+    gate, up = biased[:, : num_out // 2], biased[:, num_out // 2 :]
+    where, most = (num_rows, num_out, num_in, dtype, tiles), TOLERANCE[dtype]
+
+    def product(*args, **kwargs):
+        out = skinny_product(x, weight, *args, **kwargs, tiles=tiles)
+        assert out.dtype is dtype
+        return out
+
+    assert error(product(), plain) < most, where
+    assert error(product(bias, gated=True), F.silu(gate) * up) < 2 * most, where
+    taken = hidden.clone()
+    assert product(bias, add_to=taken) is taken
+    assert error(taken, biased + hidden.double()) < most, where
+"""
+
+EVERY_CUT = """
+cuts = [  # out and in, and tiles that do and do not divide them
+    (64, 128, Tiles(16, 64, 1, 4, 2)),
+    (70, 100, Tiles(32, 64, 1, 4, 2)),
+    (36, 300, Tiles(32, 64, 2, 4, 2)),
+    (64, 512, Tiles(64, 64, 4, 4, 2)),
+    (14, 40, Tiles(16, 32, 4, 4, 2)),  # more programs than there are columns for
+]
+rows = {torch.float32: (2, 17, 40), torch.float16: (3, MAX_ROWS)}
+for dtype in TOLERANCE:
+    for num_rows in rows[dtype]:
+        for num_out, num_in, tiles in cuts:
+            check(num_rows, num_out, num_in, dtype, tiles)
+    for num_out, num_in, tiles in [
+        (64, 128, Tiles(8, 64, 1, 4, 2)),
+        (22, 100, Tiles(4, 64, 1, 4, 2)),
+        (22, 513, Tiles(16, 512, 1, 4, 2)),
+    ]:
+        check(1, num_out, num_in, dtype, tiles)
+# Without a bias where the other kinds have one.
+x, weight, _, hidden = operands(3, 22, 40, torch.float32)
+exact = x.double() @ weight.double().T
+for rows in (1, 3):
+    gate, up = exact[:rows].chunk(2, dim=-1)
+    tiles = Tiles(16, 32, 1, 4, 2)
+    gated = skinny_product(x[:rows], weight, gated=True, tiles=tiles)
+    assert error(gated, F.silu(gate) * up) < 2e-5
+    added = skinny_product(x[:rows], weight, add_to=hidden[:rows].clone(), tiles=tiles)
+    assert error(added, exact[:rows] + hidden[:rows].double()) < 1e-5
+"""
+
+CHOSEN_CUTS = """
+# Each of the ways of choose_tiles, on columns that no tile divides; few rows of a large matrix
+# show all that its many would.
+for num_rows, num_out, num_in, most_rows in [
+    (1, 20, 2048, 20),
+    (1, 20, 1030, 20),
+    (2, 70, 200, 70),
+    (3, 70, 8200, 70),
+    (16, 8450, 136, 130),
+    (16, 16390, 136, 130),
+    (40, 16390, 136, 70),
+    (MAX_ROWS, 65540, 136, 130),
+]:
+    tiles = choose_tiles(num_rows, num_out, num_in)
+    check(num_rows, most_rows, num_in, torch.float16, tiles)
+"""
+
+ALONE_AND_AGAIN = """
+tiles = Tiles(16, 64, 4, 4, 2)
+x, weight, bias, _ = operands(17, 70, 500, torch.float32)
+first = skinny_product(x, weight, bias, tiles=tiles)
+assert torch.equal(skinny_product(x, weight, bias, tiles=tiles), first), "counters are left at 0"
+spoilt = x.clone()
+spoilt[[0, 3, 16]] = torch.nan
+others = [row for row in range(17) if row not in (0, 3, 16)]
+assert torch.equal(skinny_product(spoilt, weight, bias, tiles=tiles)[others], first[others])
+# Sums are float32 whatever the type: these leave float16's range on the way.
+ones = torch.ones(2, 256, dtype=torch.float16)
+weight = torch.full((16, 256), 600.0, dtype=torch.float16)
+weight[:, 128:] = -600
+for rows in (ones, ones[:1]):
+    assert not skinny_product(rows, weight, tiles=Tiles(16, 64, 1, 4, 2)).any()
+# The gate of a large negative number is 0 and that of a large positive one itself.
+weight = torch.tensor([[-900.0], [900.0], [2.0], [3.0]]).expand(4, 256).half() / 256
+for rows in (ones, ones[:1]):
+    gated = skinny_product(rows, weight, gated=True, tiles=Tiles(16, 64, 1, 4, 2))
+    assert error(gated, torch.tensor([[0.0, 2700.0]]).expand_as(gated).double()) < 1e-3
+"""
+
+
+@pytest.mark.parametrize("program", [EVERY_CUT, CHOSEN_CUTS, ALONE_AND_AGAIN])
+def test_products_equal_the_definition(interpret, program):
+    interpret(SETUP + program)
+
+
+SHAPES = [(out, num_in) for out in (64, 4096, 28672, 128256) for num_in in (64, 4096, 14336)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 16, 17, 40, 64])
+def test_chosen_tiles_are_such_as_the_tensor_cores_take(rows):
+    from ferrule.kernels.skinny import choose_tiles
+
+    for num_out, num_in in SHAPES:
+        tiles = choose_tiles(rows, num_out, num_in)
+        if tiles is None:
+            continue
+        for size in (tiles.block_n, tiles.block_k):
+            assert size & (size - 1) == 0
+        assert tiles.splits == 1 or rows > 1
+        if rows > 1:
+            # 227 KB a block on compute capability 9.0 (CUDA programming guide, table of
+            # technical specifications), of which every stage holds a tile of both operands.
+            assert min(tiles.block_n, tiles.block_k) >= 16
+            columns = tiles.block_n + max(16, rows)
+            assert tiles.num_stages * tiles.block_k * columns * 2 <= 227 * 1024
+
+
+def test_a_large_matrix_is_for_the_vendor_only_above_some_rows():
+    from ferrule.kernels.skinny import MAX_ROWS, choose_tiles
+
+    for num_out, num_in in SHAPES:
+        assert choose_tiles(1, num_out, num_in) is not None
+        assert choose_tiles(16, num_out, num_in) is not None
+        assert choose_tiles(MAX_ROWS + 1, num_out, num_in) is None
+        assert choose_tiles(4096, num_out, num_in) is None
+    assert choose_tiles(MAX_ROWS, 128256, 4096) is not None
