@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
 
+from ferrule.batch_limits import BatchLimits, batch_limits
 from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.checkpoint.open import open_checkpoint
+from ferrule.compile_ahead import start_compiling
 from ferrule.engine.block_pool import BlockPool
 from ferrule.engine.engine import Engine
 from ferrule.engine.messages import EngineInfo, Progress
 from ferrule.engine.options import EngineOptions
 from ferrule.engine.scheduler import Scheduler
 from ferrule.errors import OptionError, OutOfMemoryError
+from ferrule.kernels.available import has_triton
 from ferrule.layers.attention import AttentionSpec
 from ferrule.loading import build, load
 from ferrule.matching import Match, match
 from ferrule.model_config import ModelConfig
 from ferrule.plugins import Plugins
+from ferrule.runtime.compiled_layers import compile_layers
 from ferrule.runtime.device import resolve_device, resolve_dtype
 from ferrule.runtime.kernel_attention import fits_kernels
 from ferrule.runtime.kernel_runner import KernelRunner
@@ -40,33 +43,6 @@ from ferrule.runtime.model import Model
 from ferrule.runtime.runner import ModelRunner
 
 Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchLimits:
-    """The most that one step runs.
-
-    Attributes:
-        num_sequences: Sequences together.
-        num_tokens: Tokens, prefill and decode together.
-    """
-
-    num_sequences: int
-    num_tokens: int
-
-
-# On a CPU a step of 512 tokens already takes many times as long as its weights take to read, so
-# larger ones would only make other streams wait; a GPU needs some two thousand to be busy.
-_CPU_LIMITS = BatchLimits(num_sequences=32, num_tokens=512)
-_GPU_LIMITS = BatchLimits(num_sequences=256, num_tokens=2048)
-
-
-def batch_limits(options: EngineOptions, device: torch.device) -> BatchLimits:
-    """What was asked for, or what suits the device."""
-    default = _GPU_LIMITS if device.type == "cuda" else _CPU_LIMITS
-    num_sequences = options.max_batch_size or default.num_sequences
-    num_tokens = options.max_batch_input_tokens or max(default.num_tokens, num_sequences)
-    return BatchLimits(num_sequences=num_sequences, num_tokens=num_tokens)
 
 
 def build_engine(
@@ -89,11 +65,18 @@ def build_engine(
     dtype = resolve_dtype(options.dtype, chosen.checkpoint, device)
     _check_max_length(options.max_length, chosen.config)
     _check_weights_fit(chosen.checkpoint.tensors, dtype, device)
-    with plugins.calling(chosen.architecture, "build"):
-        module = build(chosen)
-    _load(module, chosen, dtype, device, report)
+    made_of = (dtype, batch_limits(options, device))
+    num_bytes = weight_bytes(chosen.checkpoint.tensors, dtype)
+    with start_compiling(options, chosen, made_of, device, num_bytes) as ahead:
+        with plugins.calling(chosen.architecture, "build"):
+            module = build(chosen)
+        _load(module, chosen, dtype, device, report)
+        # What it takes of the device's memory must be free before the cache takes the rest.
+        ahead.wait(lambda: report(Progress(stage="compiling kernels")))
     # That a plugin's module is a Model shows at its first call.
-    return _assemble(options, chosen, cast("Model", module), dtype, device, report)
+    built = _assemble(options, chosen, cast("Model", module), dtype, device, report)
+    ahead.remember()
+    return built
 
 
 def find_match(options: EngineOptions, plugins: Plugins, report: Report = lambda _: None) -> Match:
@@ -119,7 +102,11 @@ def find_match(options: EngineOptions, plugins: Plugins, report: Report = lambda
 
 
 def step_bytes(
-    options: EngineOptions, config: ModelConfig, limits: BatchLimits, dtype: torch.dtype
+    options: EngineOptions,
+    config: ModelConfig,
+    limits: BatchLimits,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> int:
     """Memory that a step needs beside weights and cache."""
     return activation_bytes(
@@ -128,6 +115,7 @@ def step_bytes(
         max_batch_size=limits.num_sequences,
         context=options.max_length or config.context_length,
         dtype=dtype,
+        has_kernels=device.type == "cuda" and has_triton(),
     )
 
 
@@ -192,7 +180,7 @@ def _assemble(
 ) -> tuple[Engine, EngineInfo]:
     config, specs = chosen.config, model.attention_specs()
     limits = batch_limits(options, device)
-    reserve = step_bytes(options, config, limits, dtype)
+    reserve = step_bytes(options, config, limits, dtype, device)
     budget = kv_budget(options.device_memory_utilization, device, reserve=reserve)
     max_length, num_blocks = _size_cache(
         options, config, specs, dtype, limits.num_sequences, budget
@@ -203,6 +191,8 @@ def _assemble(
     report(Progress(stage="allocating KV cache", detail=gib(kv_bytes)))
     cache = KVCache(specs, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device)
     runner_type = KernelRunner if fits_kernels(specs, device) else ModelRunner
+    if runner_type is KernelRunner and isinstance(model, nn.Module):
+        compile_layers(model)
     runner = runner_type(
         model,
         cache,

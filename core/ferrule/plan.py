@@ -160,3 +160,13 @@ class Runner(Protocol):
     def launch(self, plan: Plan) -> PendingStep:
         """Starts one step; everything in it comes after the steps launched before."""
         ...
+
+    def use_idle_time(self) -> bool:
+        """Does a little of what later steps would wait for: some tenths of a second at most.
+
+        Called while no step is on its way.
+
+        Returns:
+            Whether there is more of it.
+        """
+        ...

@@ -11,14 +11,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from ferrule.build import BatchLimits, batch_limits, build_engine
+from ferrule.build import build_engine
 from ferrule.engine.messages import Request
 from ferrule.engine.options import EngineOptions
 from ferrule.errors import FerruleError, OptionError, OutOfMemoryError, PluginError
 from ferrule.plan import SamplingParams
 from ferrule.runtime.kv_cache import KVCache
-
-CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -142,29 +140,6 @@ def test_a_context_beyond_the_models_is_refused_with_the_longest_one(options):
     with pytest.raises(OptionError, match="--max-length is 300") as caught:
         build_engine(changed(options, max_length=300))
     assert "--max-length 256" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("asked", "device", "limits"),
-    [
-        ({}, CPU, (32, 512)),
-        ({"max_batch_size": 4}, CPU, (4, 512)),
-        ({"max_batch_input_tokens": 64}, CPU, (32, 64)),
-        ({"max_batch_size": 7, "max_batch_input_tokens": 9}, GPU, (7, 9)),
-        # A step must hold one token of each sequence.
-        ({"max_batch_size": 9000}, CPU, (9000, 9000)),
-        ({"max_batch_size": 9000}, GPU, (9000, 9000)),
-    ],
-)
-def test_limits_are_those_asked_for_or_suit_the_device(asked, device, limits):
-    found = batch_limits(EngineOptions(model="m", **asked), device)
-    assert found == BatchLimits(num_sequences=limits[0], num_tokens=limits[1])
-
-
-def test_a_gpu_runs_more_at_once_than_a_cpu():
-    cpu, gpu = (batch_limits(EngineOptions(model="m"), device) for device in (CPU, GPU))
-    assert gpu.num_sequences > cpu.num_sequences
-    assert gpu.num_tokens > cpu.num_tokens
 
 
 def test_stages_are_told_in_order_and_weights_to_their_end(options):

@@ -245,3 +245,33 @@ def test_what_a_decode_step_reads_of_its_slots():
     assert torch.equal(ends, lengths[slots] + 1)
     blocks = tables[slots, positions // 64].long()
     assert torch.equal(places, blocks * 64 + positions % 64)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 64])
+@pytest.mark.parametrize("window", [None, 100])
+def test_a_decode_step_that_writes_its_tokens_itself(rows, window):
+    from ferrule.kernels.overlap import overlapping
+    from ferrule.kernels.paged_decode import NewTokens, paged_decode
+    from ferrule.kernels.rotate_write import rotate_write
+    from ferrule.layers.rope import Rotation
+
+    lengths = torch.randint(1, 1500, (rows,), device="cuda")
+    tables = torch.randperm(rows * 24, device="cuda").view(rows, 24).int()
+    places = torch.arange(rows, device="cuda"), (lengths - 1) // 64
+    at = tables[places].long() * 64 + (lengths - 1) % 64
+    keys = random(rows * 24, 64, 8, 128)
+    caches = [(keys.clone(), keys.flip(0)) for _ in range(3)]
+    qkv = random(rows, 48, 128)
+    q, k, v = qkv.split((32, 8, 8), dim=1)
+    rotation = Rotation(random(rows, 1, 128), random(rows, 1, 128))
+    rotated = rotate_write(q, k, v, rotation, at, *caches[0])
+    form = {"scale": 0.09, "window": window}
+    expected = paged_decode(rotated, *caches[0], tables, lengths, **form)
+    new = NewTokens(keys=k, values=v, rotation=rotation, cache_rows=at)
+    found = paged_decode(q, *caches[1], tables, lengths, new=new, **form)
+    with overlapping(True):
+        again = paged_decode(q, *caches[2], tables, lengths, new=new, **form)
+    assert torch.equal(found, again)
+    assert error(found, expected.double()) < 2e-3
+    for mine, theirs in zip(caches[1], caches[0], strict=True):
+        assert torch.equal(mine, theirs)

@@ -67,6 +67,15 @@ class Engine:
             self._step_seconds += time.perf_counter() - started
         return outputs
 
+    def idle(self) -> bool:
+        """Uses a moment without work for what later steps would wait for.
+
+        Returns:
+            Whether there is more to do of that kind.
+        """
+        assert not self.has_work, "there is something better to do"
+        return self._runner.use_idle_time()
+
     def stats(self) -> Stats:
         """What the engine does now and has done so far."""
         return msgspec.structs.replace(

@@ -36,6 +36,8 @@ _STATS_SECONDS = 0.5
 _PARENT_CHECK_SECONDS = 0.5
 _OPTIONS_SECONDS = 60
 _FLUSH_MILLISECONDS = 2000
+_QUIET_MILLISECONDS = 200
+"""So long nobody must have said anything before the time is used."""
 
 
 def serve_engine(address: str, build: Build) -> int:
@@ -71,6 +73,8 @@ def serve_engine(address: str, build: Build) -> int:
 def run_engine(engine: Engine, socket: Socket) -> None:
     """Steps while there is work, sleeps while there is none, returns when told to end.
 
+    Between work and sleep it lets the engine prepare for later, as long as nobody says anything.
+
     Each step's outputs leave in one message. The figures go with them every half second and
     whenever the engine falls idle.
 
@@ -92,7 +96,7 @@ def run_engine(engine: Engine, socket: Socket) -> None:
 
 def _receive(engine: Engine, socket: Socket) -> bool:
     """Takes in what the client said, waiting for it if there is no work; false: it is over."""
-    while socket.poll(0 if engine.has_work else None):
+    while _has_message(engine, socket):
         match decode_to_engine(socket.recv()):
             case Request() as request:
                 engine.add(request)
@@ -100,6 +104,16 @@ def _receive(engine: Engine, socket: Socket) -> bool:
                 engine.abort(ids)
             case Shutdown():
                 return False
+    return True
+
+
+def _has_message(engine: Engine, socket: Socket) -> bool:
+    """Whether there is something to take in; without work it comes sooner or later."""
+    if engine.has_work:
+        return bool(socket.poll(0))
+    while not socket.poll(_QUIET_MILLISECONDS):
+        if not engine.idle():
+            return bool(socket.poll(None))
     return True
 
 

@@ -63,6 +63,6 @@ def _budget(
 ) -> int:
     """What the KV cache may take once the weights are loaded."""
     limits = batch_limits(options, device)
-    reserve = step_bytes(options, match.config, limits, dtype)
+    reserve = step_bytes(options, match.config, limits, dtype, device)
     share = options.device_memory_utilization
     return kv_budget(share, device, reserve=reserve, not_loaded=weights)

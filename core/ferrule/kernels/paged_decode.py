@@ -1,9 +1,10 @@
 """Attention of one new token a sequence over the paged cache.
 
 Keys of one sequence are split over several programs, so that a few sequences fill the device as
-well (flash-decoding); a second kernel puts the parts together. The query heads that share a key
-head are the rows of one tile, so every key is read once. Where many sequences begin with the same
-blocks, those are read once for all of them: see ``shared_prefix.py``.
+well (flash-decoding); a second kernel puts the parts together (parts.py). The query heads that
+share a key head are the rows of one tile, so every key is read once. Where many sequences begin
+with the same blocks, those are read once for all of them (shared_prefix.py). In a step of pure
+decode the kernel also rotates queries and keys and writes the new token: a launch less a layer.
 """
 
 # Jitted functions are not Python to a type checker.
@@ -12,13 +13,17 @@ blocks, those are read once for all of them: see ``shared_prefix.py``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ferrule.kernels.follow import follow
+from ferrule.kernels.heads import load_heads, load_heads_rotated
 from ferrule.kernels.overlap import launch_options
+from ferrule.kernels.parts import join_parts
 from ferrule.kernels.shared import SharedPrefix
 from ferrule.kernels.shared_prefix import PREFIX_SPLITS, attend_prefix
 
@@ -28,14 +33,38 @@ _ROWS = tl.constexpr(16)
 _MAX_SPLITS = 32
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewTokens:
+    """Keys and values of the rows' last tokens, which are not in the cache yet.
+
+    Attributes:
+        keys: ``[rows, kv_heads, head_dim]``, rows at any stride.
+        values: The same.
+        rotation: cos and sin, ``[rows, 1, rotary_dim]`` each, by which queries and keys are still
+            to be rotated, the sines of the first half of the channels negative; None: they are.
+        cache_rows: ``[rows]`` where each token goes in the cache seen as rows.
+    """
+
+    keys: Tensor
+    values: Tensor
+    rotation: tuple[Tensor, Tensor] | None
+    cache_rows: Tensor
+
+
+# One kernel for every number of splits: each more would be compiled before the server is ready.
 @triton.jit(do_not_specialize=["all_splits"])
-def _part_kernel(
+def _decode_kernel(
     q,
     keys,
     values,
     tables,
     lengths,
     starts,
+    new_keys,
+    new_values,
+    cos,
+    sin,
+    cache_rows,
     out,
     parts,
     maxima,
@@ -43,6 +72,8 @@ def _part_kernel(
     scale,
     window,
     q_stride,
+    k_stride,
+    v_stride,
     table_stride,
     block_size,
     all_splits,
@@ -50,7 +81,9 @@ def _part_kernel(
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
+    ROTARY: tl.constexpr,
     TILE: tl.constexpr,
+    WRITES: tl.constexpr,
     SHARED: tl.constexpr,
     DIRECT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -70,11 +103,24 @@ def _part_kernel(
 
     member, channel = tl.arange(0, _ROWS), tl.arange(0, PADDED_DIM)
     inside = (member < GROUP)[:, None] & (channel < DIM)[None, :]
-    query = tl.load(
-        q + row * q_stride + (head * GROUP + member)[:, None] * DIM + channel[None, :],
-        mask=inside,
-        other=0.0,
+    cos += row * ROTARY
+    sin += row * ROTARY
+    query = load_heads_rotated(
+        q + row * q_stride, cos, sin, head * GROUP, member, channel, inside, DIM, ROTARY
     )
+    if WRITES:  # noqa: SIM102 - known at compile time, unlike the other
+        if (begin < end) & (end == length):
+            # The program that looks at the new token writes it, before anybody reads.
+            is_one = (member < 1)[:, None] & (channel < DIM)[None, :]
+            place = tl.load(cache_rows + row).to(tl.int64) * (KV_HEADS * DIM)
+            at = place + (head + member)[:, None] * DIM + channel[None, :]
+            key = load_heads_rotated(
+                new_keys + row * k_stride, cos, sin, head, member, channel, is_one, DIM, ROTARY
+            )
+            tl.store(keys + at, key, mask=is_one)
+            value = load_heads(new_values + row * v_stride, head, member, channel, is_one, DIM)
+            tl.store(values + at, value, mask=is_one)
+            tl.debug_barrier()
     top = tl.full([_ROWS], -1e30, tl.float32)
     total = tl.zeros([_ROWS], tl.float32)
     result = tl.zeros([_ROWS, PADDED_DIM], tl.float32)
@@ -99,7 +145,8 @@ def _part_kernel(
             weights.to(value.dtype), value, input_precision=PRECISION
         )
         top = higher
-    query_head = (row * KV_HEADS + head) * GROUP + member
+    first_head = (row * KV_HEADS + head) * GROUP
+    query_head = first_head + member
     if DIRECT:
         # A row of length 0 pads a batch: nothing was summed, and zeros come out.
         result = tl.where(total[:, None] > 0, result / tl.maximum(total, 1e-30)[:, None], 0.0)
@@ -115,48 +162,6 @@ def _part_kernel(
         tl.store(sums + at, total, mask=member < GROUP)
 
 
-# One kernel for every number of splits: each more would be compiled before the server is ready.
-@triton.jit(do_not_specialize=["num_splits", "all_splits"])
-def _join_kernel(
-    parts,
-    maxima,
-    sums,
-    starts,
-    out,
-    num_splits,
-    all_splits,
-    HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    PADDED_DIM: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
-    SHARED: tl.constexpr,
-    OVERLAP: tl.constexpr,
-):
-    row, head = tl.program_id(0), tl.program_id(1)
-    if OVERLAP:
-        follow()
-    split, channel = tl.arange(0, MAX_SPLITS), tl.arange(0, PADDED_DIM)
-    count = num_splits
-    if SHARED:
-        # The prefix's parts stand behind the row's own.
-        count = tl.where(tl.load(starts + row) > 0, all_splits, num_splits)
-    is_split = split < count
-    at = (row * HEADS + head) * all_splits + split
-    top = tl.load(maxima + at, mask=is_split, other=-1e30)
-    weights = tl.exp(top - tl.max(top, 0))
-    total = tl.sum(tl.load(sums + at, mask=is_split, other=0.0) * weights, 0)
-    part = tl.load(
-        parts + at[:, None] * PADDED_DIM + channel[None, :], mask=is_split[:, None], other=0.0
-    )
-    joined = tl.sum(part * weights[:, None], 0)
-    joined = tl.where(total > 0, joined / tl.maximum(total, 1e-30), 0.0)
-    tl.store(
-        out + (row * HEADS + head) * DIM + channel,
-        joined.to(out.dtype.element_ty),
-        mask=channel < DIM,
-    )
-
-
 def paged_decode(
     q: Tensor,
     keys: Tensor,
@@ -167,6 +172,7 @@ def paged_decode(
     scale: float,
     window: int | None,
     out: Tensor | None = None,
+    new: NewTokens | None = None,
     shared: SharedPrefix | None = None,
 ) -> Tensor:
     """Attention of each row's last token over its sequence.
@@ -183,7 +189,8 @@ def paged_decode(
         scale: Of the scores.
         window: How many tokens back a token sees, itself included; None: all.
         out: ``[rows, heads, head_dim]``, contiguous; None: a new one.
-        shared: Blocks that many rows begin with; only without a window.
+        new: What is still to be written and rotated; None: the cache is complete.
+        shared: Blocks that many rows begin with; only without a window and without ``new``.
 
     Returns:
         ``[rows, heads, head_dim]``.
@@ -192,9 +199,10 @@ def paged_decode(
     _, block_size, kv_heads, _ = keys.shape
     group = num_heads // kv_heads
     assert group <= _ROWS.value
-    assert q.stride(1) == dim
-    assert q.stride(2) == 1
-    assert shared is None or window is None
+    assert shared is None or (window is None and new is None)
+    for x in (q,) if new is None else (q, new.keys, new.values):
+        assert x.stride(1) == dim
+        assert x.stride(2) == 1
     splits = num_splits(num_rows * kv_heads)
     all_splits = splits + (PREFIX_SPLITS if shared is not None else 0)
     padded = max(16, triton.next_power_of_2(dim))
@@ -208,14 +216,21 @@ def paged_decode(
         sums = torch.empty(rows, dtype=torch.float32, device=q.device)
     if shared is not None:
         attend_prefix(q, keys, values, shared, parts, maxima, sums, scale=scale, first_part=splits)
-    precision = "ieee" if q.dtype is torch.float32 else "tf32"
-    _part_kernel[(num_rows, kv_heads, splits)](
+    # Where there is nothing to write or to rotate, any pointer will do.
+    written = new or NewTokens(keys=q, values=q, rotation=None, cache_rows=lengths)
+    cos, sin = written.rotation or (q, q)
+    _decode_kernel[(num_rows, kv_heads, splits)](
         q,
         keys,
         values,
         tables,
         lengths,
-        None if shared is None else shared.starts,
+        lengths if shared is None else shared.starts,
+        written.keys,
+        written.values,
+        cos,
+        sin,
+        written.cache_rows,
         out,
         parts,
         maxima,
@@ -223,6 +238,8 @@ def paged_decode(
         scale,
         2**30 if window is None else window,
         q.stride(0),
+        written.keys.stride(0),
+        written.values.stride(0),
         tables.stride(0),
         block_size,
         all_splits,
@@ -230,32 +247,26 @@ def paged_decode(
         GROUP=group,
         DIM=dim,
         PADDED_DIM=padded,
+        ROTARY=0 if written.rotation is None else cos.shape[-1],
         TILE=_TILE,
+        WRITES=new is not None,
         SHARED=shared is not None,
         DIRECT=all_splits == 1,
-        PRECISION=precision,
+        PRECISION="ieee" if q.dtype is torch.float32 else "tf32",
         num_warps=4,
         num_stages=3,
         **launch_options(q.device),
     )
     if all_splits > 1:
-        _join_kernel[(num_rows, num_heads)](
+        most = _MAX_SPLITS + (PREFIX_SPLITS if shared is not None else 0)
+        join_parts(
             parts,
             maxima,
             sums,
-            None if shared is None else shared.starts,
             out,
-            splits,
-            all_splits,
-            HEADS=num_heads,
-            DIM=dim,
-            PADDED_DIM=padded,
-            MAX_SPLITS=triton.next_power_of_2(_MAX_SPLITS + PREFIX_SPLITS)
-            if shared is not None
-            else _MAX_SPLITS,
-            SHARED=shared is not None,
-            num_warps=4,
-            **launch_options(q.device),
+            num_splits=splits,
+            most_splits=triton.next_power_of_2(most),
+            starts=None if shared is None else shared.starts,
         )
     return out
 

@@ -8,7 +8,7 @@ another chunk of the same step, needs no path of its own.
 
 # Jitted functions are not Python to a type checker.
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportOperatorIssue=false
-# pyright: reportCallIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def _attend_tiles(
             scores = tl.where(seen, scores, -1e30)
         higher = tl.maximum(top, tl.max(scores, 1) * scale)
         weights = tl.exp2(scores * scale - higher[:, None])
-        if MASKED:
+        if WINDOWED:
+            # A query whose window begins later has seen nothing yet.
             weights = tl.where(seen, weights, 0.0)
         shrink = tl.exp2(top - higher)
         total = total * shrink + tl.sum(weights, 1)
@@ -239,7 +240,7 @@ def paged_prefill(
 
 
 def can_fetch_in_bulk(keys: Tensor) -> bool:
-    """Whether tiles of keys are boxes that the copy engine takes: within a block, a power of two."""
+    """Whether tiles of keys are boxes as the copy engine takes them, each within a block."""
     _, block_size, _, dim = keys.shape
     is_power = dim & (dim - 1) == 0 and dim >= 16
     return block_size % KEY_TILE == 0 and is_power and keys.dtype is not torch.float32

@@ -12,21 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ferrule.kernels.follow import follow
+from ferrule.kernels.heads import load_heads, load_heads_rotated
 from ferrule.kernels.overlap import launch_options
-
-
-@triton.jit
-def _rotated(source, head, channel, is_channel, cos, sin, ROTARY: tl.constexpr, DIM: tl.constexpr):
-    """``[heads, channels]`` of one token, rotated."""
-    at = head[:, None] * DIM + channel[None, :]
-    value = tl.load(source + at, mask=is_channel, other=0.0)
-    if ROTARY > 0:
-        partner = tl.where(channel < ROTARY // 2, channel + ROTARY // 2, channel - ROTARY // 2)
-        partner = tl.where(channel < ROTARY, partner, channel)
-        other = tl.load(source + head[:, None] * DIM + partner[None, :], mask=is_channel, other=0.0)
-        wide = value.to(tl.float32) * cos[None, :] + other.to(tl.float32) * sin[None, :]
-        value = wide.to(value.dtype)
-    return value
 
 
 @triton.jit
@@ -56,23 +43,23 @@ def _rotate_write_kernel(
     channel = tl.arange(0, PADDED_DIM)
     if OVERLAP:
         follow()
-    turn, swing = 1.0, 0.0
-    if ROTARY > 0:
-        is_rotated = channel < ROTARY
-        turn = tl.load(cos + token * ROTARY + channel, mask=is_rotated, other=1.0).to(tl.float32)
-        swing = tl.load(sin + token * ROTARY + channel, mask=is_rotated, other=0.0).to(tl.float32)
+    turn, swing = cos + token * ROTARY, sin + token * ROTARY
     head = tl.arange(0, PADDED_HEADS)
     inside = (head < HEADS)[:, None] & (channel < DIM)[None, :]
     at = head[:, None] * DIM + channel[None, :]
-    query = _rotated(q + token * q_stride, head, channel, inside, turn, swing, ROTARY, DIM)
+    query = load_heads_rotated(
+        q + token * q_stride, turn, swing, 0, head, channel, inside, DIM, ROTARY
+    )
     tl.store(out + token * (HEADS * DIM) + at, query, mask=inside)
     head = tl.arange(0, PADDED_KV_HEADS)
     inside = (head < KV_HEADS)[:, None] & (channel < DIM)[None, :]
     at = head[:, None] * DIM + channel[None, :]
     place = tl.load(cache_rows + token).to(tl.int64) * (KV_HEADS * DIM)
-    key = _rotated(k + token * k_stride, head, channel, inside, turn, swing, ROTARY, DIM)
+    key = load_heads_rotated(
+        k + token * k_stride, turn, swing, 0, head, channel, inside, DIM, ROTARY
+    )
     tl.store(keys + place + at, key, mask=inside)
-    value = tl.load(v + token * v_stride + at, mask=inside, other=0.0)
+    value = load_heads(v + token * v_stride, 0, head, channel, inside, DIM)
     tl.store(values + place + at, value, mask=inside)
 
 
@@ -106,7 +93,8 @@ def rotate_write(
         assert x.stride(1) == dim
         assert x.stride(2) == 1
     out = torch.empty(num_tokens, num_heads, dim, dtype=q.dtype, device=q.device)
-    cos, sin = rotation if rotation is not None else (None, None)
+    # Where there is nothing to rotate, any pointer will do.
+    cos, sin = rotation or (q, q)
     _rotate_write_kernel[(num_tokens,)](
         q,
         k,
@@ -123,7 +111,7 @@ def rotate_write(
         HEADS=num_heads,
         KV_HEADS=kv_heads,
         DIM=dim,
-        ROTARY=0 if cos is None else cos.shape[-1],
+        ROTARY=0 if rotation is None else cos.shape[-1],
         PADDED_HEADS=triton.next_power_of_2(num_heads),
         PADDED_KV_HEADS=triton.next_power_of_2(kv_heads),
         PADDED_DIM=triton.next_power_of_2(dim),

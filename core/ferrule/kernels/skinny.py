@@ -1,17 +1,17 @@
 """Products of a few rows with a large matrix, bound by reading the matrix once.
 
-cuBLAS's tiles are made for many rows, and so are its figures. For a single row a program takes a
-few rows of the matrix straight into registers. For up to some dozens the matrix is the *first* operand
-of the tensor cores, so that 16 rows cost what one costs; where it has too few rows to fill the
-device, its columns are split over several programs, and the last of them to finish adds up their
-sums in a fixed order, so results do not depend on who was faster. The device deals out small
-programs better than equal shares would: a stream-K version was slower in every shape
-(docs/design/performance.md).
+cuBLAS's tiles are made for many rows. For a single row a program here takes a few rows of the
+matrix straight into registers. For up to some dozens the matrix is the *first* operand of the
+tensor cores, so that 16 rows cost what one costs; where it has too few rows to fill the device, its
+columns are split over several programs, and the last of them to finish adds up their sums in a
+fixed order, so results do not depend on who was faster. The device deals out small programs better
+than equal shares would: a stream-K version was slower in every shape (docs/design/performance.md).
 """
 
 # Jitted functions are not Python to a type checker.
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportOperatorIssue=false
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -41,6 +41,10 @@ class DecoderLayer(nn.Module):
     def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """``[tokens, hidden_size] -> [tokens, hidden_size]``."""
         attended = self.self_attn(self.input_layernorm(hidden), rotation, attend)
+        kept: Tensor | None = getattr(attend, "kept", None)
+        if kept is not None:
+            # The last layer of a prompt: no later layer needs the rows that give no token.
+            hidden = hidden[kept]
         normed, hidden = self.post_attention_layernorm.add(attended, hidden)
         return self.mlp(normed, hidden)
 
@@ -98,6 +102,15 @@ class Decoder(nn.Module):
         """One for each layer, in the order of ``attends``."""
         layers = cast("Iterable[HasAttention]", self.model.layers)
         return [layer.self_attn.spec for layer in layers]
+
+    @property
+    def narrows(self) -> bool:
+        """Whether the last layer takes an ``attend`` that gives fewer rows than it gets.
+
+        Such an ``attend`` has the rows that it keeps as ``kept``.
+        """
+        last = self.model.layers[-1]
+        return type(last) is DecoderLayer and type(last.self_attn) is Attention
 
     def forward(self, tokens: Tensor, positions: Tensor, attends: Sequence[Attend]) -> Tensor:
         """Runs all layers and the final norm.

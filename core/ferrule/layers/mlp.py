@@ -23,5 +23,5 @@ class MLP(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, hidden: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """``[..., hidden_size] -> [..., hidden_size]``, added to ``add_to``, which may be reused."""
+        """``[..., hidden_size] -> [..., hidden_size]``, added to ``add_to``, which may take it."""
         return self.down_proj(self.gate_up_proj.gated(hidden), add_to)

@@ -1,4 +1,4 @@
-"""Attention over the paged cache as an operator, which torch.compile calls and does not look into."""
+"""Attention over the paged cache as an operator, which torch.compile calls without looking in."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ferrule.runtime.kernel_attention import LayerAttend, Rows
 from ferrule.runtime.kv_cache import LayerCache
 
 _NO_WINDOW = -1
+# Truth as a number that the compiler leaves open, which 0 and 1 are not.
+_FALSE, _TRUE = 2, 3
 
 
 class OpaqueAttend:
@@ -23,7 +25,7 @@ class OpaqueAttend:
     every model so far.)
 
     Args:
-        attend: Of one layer and one step.
+        attend: Of one layer and one step; rows to keep are not looked at.
     """
 
     def __init__(self, attend: LayerAttend) -> None:
@@ -33,10 +35,10 @@ class OpaqueAttend:
         shared = rows.shared or SharedPrefix(
             starts=empty, table=rows.tables.new_empty(0), length=empty
         )
-        self._keys = attend.cache.keys
-        self._values = attend.cache.values
-        self._cache_rows = rows.cache_rows
-        self._slot_tables = rows.slot_tables
+        self._keys = _alone(attend.cache.keys)
+        self._values = _alone(attend.cache.values)
+        self._cache_rows = _of_any_length(rows.cache_rows)
+        self._slot_tables = _of_any_length(rows.slot_tables)
         self._tables = _of_any_length(rows.tables)
         self._lengths = _of_any_length(rows.lengths)
         self._tiles = _of_any_length(tiles)
@@ -46,6 +48,7 @@ class OpaqueAttend:
         self._scale = attend.spec.scale
         self._window = _NO_WINDOW if window is None else window
         self._query_tile = rows.query_tile
+        self._are_apart = _TRUE if rows.are_apart else _FALSE
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None = None, /
@@ -71,21 +74,29 @@ class OpaqueAttend:
             self._scale,
             self._window,
             self._query_tile,
+            self._are_apart,
         )
 
 
 def _of_any_length(x: Tensor) -> Tensor:
-    """The tensor for a compiled graph that takes any length of it.
-
-    Sizes of 0 and 1 would otherwise be constants of a graph: the tensors of a step with one
-    prompt and no single token would each ask for another one.
-    """
+    """A contiguous tensor for a graph that takes any length of it; 0 and 1 would be constants."""
     # Imported here, for it takes a second, and models of built-in layers do without.
     from torch._dynamo.decorators import mark_unbacked
 
-    alias = x.detach()
+    alias = _alone(x)
     mark_unbacked(alias, 0)
     return alias
+
+
+def _alone(x: Tensor) -> Tensor:
+    """The memory of a contiguous tensor, as one that looks the same wherever it comes from.
+
+    Keys and values of all layers are views of one tensor: to write to one of several views the
+    compiler would copy what they are views of. And where in its storage a tensor begins, and
+    whether it was made in inference mode, would be constants of a graph.
+    """
+    # By way of the capsule: a tensor would wait for streams, and a step may be under capture.
+    return torch.from_dlpack(torch.to_dlpack(x.view(-1))).view(x.shape)
 
 
 @torch.library.custom_op(
@@ -94,7 +105,7 @@ def _of_any_length(x: Tensor) -> Tensor:
     schema="(Tensor q, Tensor k, Tensor v, Tensor? cos, Tensor? sin, Tensor(a!) keys, "
     "Tensor(b!) values, Tensor cache_rows, Tensor slot_tables, Tensor tables, Tensor lengths, "
     "Tensor tiles, Tensor starts, Tensor shared_table, Tensor shared_length, float scale, "
-    "SymInt window, SymInt query_tile) -> Tensor",
+    "SymInt window, SymInt query_tile, SymInt are_apart) -> Tensor",
 )
 def _attend(
     q: Tensor,
@@ -115,6 +126,7 @@ def _attend(
     scale: float,
     window: int,
     query_tile: int,
+    are_apart: int,
 ) -> Tensor:
     spec = AttentionSpec(
         num_heads=q.shape[1],
@@ -132,6 +144,7 @@ def _attend(
         tiles=tiles if tiles.shape[0] else None,
         query_tile=query_tile,
         shared=shared if shared_table.shape[0] else None,
+        are_apart=are_apart == _TRUE,
     )
     attend = LayerAttend(spec=spec, cache=LayerCache(keys=keys, values=values), rows=rows)
     return attend(q, k, v, None if cos is None or sin is None else Rotation(cos, sin))

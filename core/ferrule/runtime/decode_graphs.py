@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from ferrule.runtime.model import Model
 from ferrule.runtime.packet import send
 from ferrule.runtime.shared_blocks import SharedBlocks
 
-GraphPool = tuple[int, int]
-"""All graphs of a runner share one: they never run at the same time."""
+GraphPool = Any
+"""A handle that torch gives and takes. A runner's graphs share one: they never run together."""
 FIRST_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batch sizes that are captured before the first request; others when they are first met."""
 
@@ -88,7 +88,7 @@ class DecodeGraphs:
         self._inputs = torch.zeros(2 * self._most + 2, dtype=torch.int64, device=slots.device)
         self._rows, self._starts, self._shared = self._inputs.split((self._most, self._most, 2))
         self._rows.fill_(slots.padding_slot)
-        self._sent: tuple[tuple[int, ...], int] = ((), 0)
+        self._sent: tuple[tuple[int, ...], tuple[int, int, bytes] | None] = ((), None)
         self._graphs: dict[GraphKey, tuple[torch.cuda.CUDAGraph, Sampled]] = {}
         self.pool = pool
 
@@ -100,6 +100,11 @@ class DecodeGraphs:
     def first_sizes(self) -> list[int]:
         """Sizes to capture before the first request, largest first."""
         return [size for size in reversed(FIRST_SIZES) if size <= self._most]
+
+    def missing(self) -> list[GraphKey]:
+        """Every size without a graph, for samplers that need nothing; the smallest first."""
+        sizes = {graph_size(num_rows, self._most) for num_rows in range(1, self._most + 1)}
+        return [key for key in map(GraphKey, sorted(sizes)) if key not in self._graphs]
 
     def run(self, slots: Sequence[int], needs: Needs, shared: SharedBlocks | None) -> Sampled:
         """Launches one step.
@@ -117,7 +122,8 @@ class DecodeGraphs:
         self._sampling.prepare(needs)
         if self.pool and key not in self._graphs:
             self.capture(key)
-        batch = (tuple(slots), 0 if shared is None else shared.num_tokens)
+        # A slot may have been taken again, so what is shared counts as well.
+        batch = (tuple(slots), None if shared is None else shared.identity)
         if batch != self._sent:
             self._send(slots, shared)
             self._sent = batch
@@ -145,6 +151,7 @@ class DecodeGraphs:
             tables=slots.tables[row],
             lengths=lengths,
             slot_tables=slots.tables,
+            are_apart=True,
             shared=shared_prefix(slots, self._starts[: key.size], self._shared)
             if key.shares
             else None,
@@ -161,9 +168,9 @@ class DecodeGraphs:
         """Makes a graph."""
         # What runs here must not touch a sequence: all rows pad.
         self._send([], None)
-        self._sent = ((), 0)
+        self._sent = ((), None)
         self._sampling.prepare(key.needs)
-        with overlapping(True):
+        with overlapping(key.size == 1):
             # A first run compiles kernels and makes library handles, which a capture may not.
             self._step(key)
             torch.cuda.synchronize()
@@ -185,10 +192,10 @@ def shared_prefix(slots: DeviceSlots, starts: Tensor, shared: Tensor) -> SharedP
 
 
 def graph_size(num_rows: int, most: int) -> int:
-    """The graph that a batch takes: powers of two to 16, then steps of 8, from 64 on of 16."""
+    """The graph that a batch takes: powers of two to 16, then steps of 8, from 64 on of 32."""
     if num_rows <= 16:
         size = 1 << (num_rows - 1).bit_length()
     else:
-        step = 8 if num_rows <= 64 else 16
+        step = 8 if num_rows <= 64 else 32
         size = -(-num_rows // step) * step
     return min(size, most)

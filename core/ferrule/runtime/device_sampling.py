@@ -89,6 +89,8 @@ class DeviceSampling:
         # Filled on the host and sent as a whole when a sequence is admitted.
         self._floats: NDArray[np.float32] = np.zeros((6, self._num_rows), dtype=np.float32)
         self._ints: NDArray[np.int64] = np.zeros((3, self._num_rows), dtype=np.int64)
+        # top_p and the repetition penalty of slots that nobody has, the padding's among them.
+        self._floats[[1, 3]] = 1
         self._is_changed = True
         self.floats = torch.zeros(6, self._num_rows, dtype=torch.float32, device=device)
         self.ints = torch.zeros(3, self._num_rows, dtype=torch.int64, device=device)

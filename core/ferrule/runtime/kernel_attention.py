@@ -30,6 +30,9 @@ class Rows:
             none.
         query_tile: Most queries in one of the tiles.
         shared: Blocks that many single tokens' sequences begin with.
+        are_apart: Whether there are single tokens only, and none looks at what another writes: so
+            one kernel may write and attend. (A prompt's last token may follow a block that another
+            sequence fills in the same step.)
     """
 
     cache_rows: Tensor
@@ -39,6 +42,7 @@ class Rows:
     tiles: Tensor | None = None
     query_tile: int = 128
     shared: SharedPrefix | None = None
+    are_apart: bool = False
 
 
 def fits_kernels(specs: list[AttentionSpec], device: torch.device) -> bool:
@@ -50,11 +54,21 @@ def fits_kernels(specs: list[AttentionSpec], device: torch.device) -> bool:
     )
 
 
-def attends(specs: list[AttentionSpec], cache: KVCache, rows: Rows) -> list[Attend]:
-    """One callable a layer, bound to its cache, for one step."""
+def attends(
+    specs: list[AttentionSpec], cache: KVCache, rows: Rows, kept: Tensor | None = None
+) -> list[Attend]:
+    """One callable a layer, bound to its cache, for one step.
+
+    Args:
+        specs: Of the layers.
+        cache: Theirs.
+        rows: The step's.
+        kept: Rows that count after the last layer; None: all.
+    """
+    last = len(specs) - 1
     return [
-        LayerAttend(spec=spec, cache=layer, rows=rows)
-        for spec, layer in zip(specs, cache.layers, strict=True)
+        LayerAttend(spec=spec, cache=layer, rows=rows, kept=kept if index == last else None)
+        for index, (spec, layer) in enumerate(zip(specs, cache.layers, strict=True))
     ]
 
 
@@ -66,25 +80,39 @@ class LayerAttend:
         spec: Of the layer.
         cache: The layer's.
         rows: The step's.
+        kept: ``[kept]`` int64: the rows to give; None: all of them.
     """
 
     spec: AttentionSpec
     cache: LayerCache
     rows: Rows
+    kept: Tensor | None = None
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None = None, /
     ) -> Tensor:
         """Writes the step's keys and values, then attends: ``[rows, heads, head_dim]``."""
         # Imported here, for triton need not be installed where there is no CUDA device.
-        from ferrule.kernels.paged_decode import paged_decode
+        from ferrule.kernels.paged_decode import NewTokens, paged_decode
         from ferrule.kernels.paged_prefill import paged_prefill
         from ferrule.kernels.rotate_write import rotate_write
 
         spec, cache, rows = self.spec, self.cache, self.rows
+        shared = rows.shared if spec.window is None else None
+        num_decodes = rows.lengths.shape[0]
+        if rows.are_apart and shared is None:
+            return paged_decode(
+                q,
+                cache.keys,
+                cache.values,
+                rows.tables,
+                rows.lengths,
+                scale=spec.scale,
+                window=spec.window,
+                new=NewTokens(keys=k, values=v, rotation=rotation, cache_rows=rows.cache_rows),
+            )
         q = rotate_write(q, k, v, rotation, rows.cache_rows, cache.keys, cache.values)
         out = torch.empty_like(q)
-        num_decodes = rows.lengths.shape[0]
         if num_decodes:
             paged_decode(
                 q[:num_decodes],
@@ -95,7 +123,7 @@ class LayerAttend:
                 scale=spec.scale,
                 window=spec.window,
                 out=out[:num_decodes],
-                shared=rows.shared if spec.window is None else None,
+                shared=shared,
             )
         if rows.tiles is not None:
             paged_prefill(
@@ -109,4 +137,4 @@ class LayerAttend:
                 window=spec.window,
                 query_tile=rows.query_tile,
             )
-        return out
+        return out if self.kept is None else out[self.kept]

@@ -11,17 +11,22 @@ from torch import Tensor
 
 from ferrule.plan import Chunk, Plan
 from ferrule.runtime.decode_graphs import DecodeGraphs, GraphKey, Sampled
-from ferrule.runtime.device_sampling import Described, DeviceSampling, describe
+from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
-from ferrule.runtime.mixed_batch import MixedBatch
-from ferrule.runtime.mixed_graphs import MixedGraphs
+from ferrule.runtime.mixed_batch import MixedBatch, Shape
+from ferrule.runtime.mixed_graphs import MixedGraphs, padded_shape
 from ferrule.runtime.model import Model
 from ferrule.runtime.packet import send
 from ferrule.runtime.pending_tokens import PendingTokens, described_to_host, to_host
 from ferrule.runtime.shared_blocks import SharedBlocks, find_shared
 from ferrule.runtime.slots import Slots
+
+_SIZES_WITH_KERNELS = (64, 32, 8, 1)
+"""Decode sizes whose products are cut otherwise than those of every other size."""
+_LEAST_ROOM = 1 << 30
+"""Free memory below which no graph is made that nobody has asked for."""
 
 
 class KernelRunner:
@@ -84,13 +89,46 @@ class KernelRunner:
     @torch.inference_mode()
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Does what would keep the first requests waiting."""
-        sizes, shapes = self.graphs.first_sizes(), self.mixed.first_shapes()
-        # Largest first: the others then fit into the memory that those took.
-        jobs = [partial(self.mixed.capture, shape) for shape in shapes]
-        jobs += [partial(self.graphs.capture, GraphKey(size)) for size in sizes]
+        jobs = self.warm_up_jobs()
         for done, job in enumerate(jobs, 1):
             job()
             report(done, len(jobs))
+
+    def warm_up_jobs(self) -> list[Callable[[], None]]:
+        """The warm-up in parts, for ``torch.inference_mode``.
+
+        The largest comes first: the others then fit into the memory that it took. Those that have
+        kernels of their own come next, so that of a few processes, each of which does every n-th,
+        all have about as much to compile (precompile.py).
+        """
+        sizes, shapes = self.graphs.first_sizes(), self.mixed.first_shapes()
+        sizes.sort(key=lambda size: size not in _SIZES_WITH_KERNELS)
+        mixed = [partial(self.mixed.capture, shape) for shape in shapes]
+        decode = [partial(self.graphs.capture, GraphKey(size)) for size in sizes]
+        return [*mixed[:2], *decode, *mixed[2:]]
+
+    def compile_jobs(self) -> list[Callable[[], None]]:
+        """The warm-up's parts, and what else has kernels of its own (precompile.py)."""
+        least, most = Needs(shapes=True, logprobs=True), self.slots.num_tokens.shape[0]
+        shared = padded_shape(Shape(256, min(64, most), 0, shares=True), num_slots=most)
+        jobs = self.warm_up_jobs()
+        if shared is not None:
+            jobs.insert(2, partial(self.mixed.capture, shared))
+        jobs.insert(5, partial(self.graphs.capture, GraphKey(min(64, most), least, shares=True)))
+        jobs.insert(5, partial(self.graphs.capture, GraphKey(min(8, most), Needs(), shares=True)))
+        return jobs
+
+    @torch.inference_mode()
+    def use_idle_time(self) -> bool:
+        """Captures a graph that steps would capture when they first need it."""
+        if self.graphs.pool is None or not _has_room(self.device):
+            return False
+        sizes, shapes = self.graphs.missing(), self.mixed.missing()
+        if sizes:
+            self.graphs.capture(sizes[0])
+        elif shapes:
+            self.mixed.capture(shapes[0])
+        return len(sizes) + len(shapes) > 1
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> PendingTokens:
@@ -139,8 +177,10 @@ class KernelRunner:
 
     def _run_mixed(self, chunks: Sequence[Chunk]) -> PendingTokens:
         batch = MixedBatch(chunks, self.slots)
-        hidden, inputs = self.mixed.run(batch)
-        prompts = self._describe_prompts(chunks, batch.spans, hidden)
+        is_described = any(self._describes_prompt(chunk) for chunk in chunks)
+        computed = self.mixed.run(batch, wants_all=is_described)
+        inputs = computed.inputs
+        prompts = self._describe_prompts(chunks, batch.spans, computed.hidden)
         slots = [chunk.slot for chunk in chunks if chunk.samples]
         if not slots:
             nothing = torch.empty(0, dtype=torch.int64, device=self.device)
@@ -149,7 +189,7 @@ class KernelRunner:
         self.sampling.prepare(needs)
         count = len(slots)
         owners, positions = inputs.sample_slots[:count], inputs.sample_positions[:count]
-        logits = self.model.logits(hidden[inputs.sample_rows[:count]])
+        logits = self.model.logits(computed.of_samples(count))
         tokens = self.sampling.sample(logits, owners, positions, needs)
         described = describe(logits, tokens) if needs.logprobs else None
         self.device_slots.last_tokens.index_copy_(0, owners, tokens)
@@ -183,12 +223,22 @@ class KernelRunner:
         found: dict[int, tuple[list[Described], int]] = {}
         for i, chunk in enumerate(chunks):
             params = self.sampling.params[chunk.slot]
-            end = min(chunk.start + chunk.num_tokens, self.sampling.num_prompt[chunk.slot] - 1)
-            if params is None or params.prompt_logprobs is None or end <= chunk.start:
+            if (
+                params is None
+                or params.prompt_logprobs is None
+                or not self._describes_prompt(chunk)
+            ):
                 continue
+            end = min(chunk.start + chunk.num_tokens, self.sampling.num_prompt[chunk.slot] - 1)
             parts = self._describe_prompt(chunk, end, hidden[spans[i]])
             found[i] = (parts, params.prompt_logprobs)
         return found
+
+    def _describes_prompt(self, chunk: Chunk) -> bool:
+        """Whether a chunk has tokens of a prompt before others that are to be described."""
+        params = self.sampling.params[chunk.slot]
+        is_wanted = params is not None and params.prompt_logprobs is not None
+        return is_wanted and chunk.start < self.sampling.num_prompt[chunk.slot] - 1
 
     def _describe_prompt(self, chunk: Chunk, end: int, hidden: Tensor) -> list[Described]:
         """A chunk's next tokens, some rows at a time: logits of all would not fit."""
@@ -200,3 +250,7 @@ class KernelRunner:
             tokens = torch.from_numpy(following.copy()).to(self.device)
             parts.append(described_to_host(describe(logits, tokens)))
         return parts
+
+
+def _has_room(device: torch.device) -> bool:
+    return torch.cuda.mem_get_info(device)[0] >= _LEAST_ROOM

@@ -13,6 +13,7 @@ from ferrule.errors import OptionError, OutOfMemoryError
 from ferrule.layers.attention import AttentionSpec
 from ferrule.model_config import ModelConfig
 from ferrule.runtime.batch import MAX_GATHERED_TOKENS
+from ferrule.runtime.device_sampling import BYTES_A_TOKEN
 from ferrule.runtime.kv_cache import block_bytes
 
 _GIB = 1024**3
@@ -20,6 +21,8 @@ _GPU_SHARE = 0.9
 _HOST_SHARE = 0.5
 # What cuBLAS, the allocator's rounding and kernels' scratch take beside what is counted.
 _LIBRARIES = 256 * 1024**2
+# CUDA graphs of some 300 kernels each, a hundred of them at most.
+_GRAPHS = 2 * 1024**3
 
 PROMPT_LOGITS_ROWS = 256
 """Rows of a prompt whose logits are computed together when a request wants them."""
@@ -96,6 +99,7 @@ def activation_bytes(
     max_batch_size: int,
     context: int,
     dtype: torch.dtype,
+    has_kernels: bool = False,
 ) -> int:
     """A bound of what a step needs beside weights and cache.
 
@@ -104,6 +108,8 @@ def activation_bytes(
     holds a mask, and keys and values gathered and repeated for all heads; that of decode rows
     holds what it gathered, perhaps twice. Logits are float32, and
     sampling keeps up to six copies of them (penalties, sorting with its indices, noise).
+    Kernels read the cache where it lies; their steps are graphs, which take memory of the driver's,
+    and penalties, biases and stop tokens lie on the device by slot.
 
     Args:
         config: Sizes.
@@ -111,13 +117,17 @@ def activation_bytes(
         max_batch_size: Sequences of a step.
         context: Tokens of the longest sequence.
         dtype: Of activations.
+        has_kernels: Whether kernels compute attention and sampling.
     """
+    width = 4 * config.hidden_size + 4 * config.intermediate_size
+    logits = max(max_batch_size, PROMPT_LOGITS_ROWS) * config.vocab_size * 4
+    shared = max_batch_tokens * width * dtype.itemsize + 6 * logits + _LIBRARIES
+    if has_kernels:
+        return shared + (max_batch_size + 1) * config.vocab_size * BYTES_A_TOKEN + _GRAPHS
     attention = context * (max_batch_tokens + 4 * config.num_heads * config.head_dim)
     gathered = min(MAX_GATHERED_TOKENS, max_batch_size * context)
     attention = max(attention, 4 * gathered * config.num_kv_heads * config.head_dim)
-    width = 4 * config.hidden_size + 4 * config.intermediate_size
-    logits = max(max_batch_size, PROMPT_LOGITS_ROWS) * config.vocab_size * 4
-    return (max_batch_tokens * width + attention) * dtype.itemsize + 6 * logits + _LIBRARIES
+    return shared + attention * dtype.itemsize
 
 
 def longest_context(

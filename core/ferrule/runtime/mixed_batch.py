@@ -13,7 +13,6 @@ from ferrule.plan import Chunk
 from ferrule.runtime.shared_blocks import find_shared
 from ferrule.runtime.slots import Slots
 
-
 _FEW_ROWS = 1024
 
 
@@ -111,7 +110,7 @@ class MixedBatch:
                 self._tiles += _tiles(chunk, row, query_tile)
             row += chunk.num_tokens
         # Those with the most keys take longest, so they start first.
-        self._tiles.sort(key=lambda tile: -tile[3])
+        self._tiles.sort(key=lambda tile: -(tile[2] + tile[3]))
         shares = self._shared is not None
         self.shape = Shape(row, len(self._singles), len(self._tiles), shares)
 

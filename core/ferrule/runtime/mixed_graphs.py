@@ -6,6 +6,8 @@ H100 computes 512 tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,7 +31,29 @@ ROWS = (32, 64, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 1920,
 SINGLES = (8, 64, 256)
 FIRST_SHAPES = ((2048, 8), (512, 64), (512, 8), (128, 8))
 """Rows and singles that are captured before the first request; others when they are first met."""
+_LEAST_BESIDE_STREAMS = 512
 _ROWS_A_TILE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Computed:
+    """What the model gave for a step; overwritten by the next of its shape.
+
+    Attributes:
+        inputs: The step's.
+        hidden: ``[rows, hidden_size]``, or if it is narrow only of ``inputs.sample_rows``.
+        is_narrow: Whether only those.
+    """
+
+    inputs: MixedTensors
+    hidden: Tensor
+    is_narrow: bool
+
+    def of_samples(self, count: int) -> Tensor:
+        """``[count, hidden_size]``: the rows that give a token."""
+        if self.is_narrow:
+            return self.hidden[:count]
+        return self.hidden[self.inputs.sample_rows[:count]]
 
 
 class MixedGraphs:
@@ -76,29 +100,44 @@ class MixedGraphs:
         ]
         return list(dict.fromkeys(shape for shape in found if shape is not None))
 
-    def run(self, batch: MixedBatch) -> tuple[Tensor, MixedTensors]:
+    def missing(self) -> list[Shape]:
+        """Shapes without a graph that steps will take, the likeliest first."""
+        likely = likely_shapes(max_tokens=self._max_tokens, num_slots=self._num_slots)
+        return [shape for shape in likely if shape not in self._graphs]
+
+    def run(self, batch: MixedBatch, *, wants_all: bool = False) -> Computed:
         """Launches the model on a batch.
 
-        Returns:
-            ``[rows, hidden_size]``, overwritten by the next step of the shape, and the inputs.
+        Args:
+            batch: What runs.
+            wants_all: Whether the rows that give no token are wanted too.
         """
-        shape = padded_shape(batch.shape, num_slots=self._num_slots) if self.pool else None
+        shape = None
+        if self.pool and not wants_all:
+            shape = padded_shape(batch.shape, num_slots=self._num_slots)
         if shape is None:
-            return self._run_plain(batch)
+            return self._run_plain(batch, wants_all=wants_all)
         if shape not in self._graphs:
             self.capture(shape)
         graph, numbers, inputs, hidden = self._graphs[shape]
         host = batch.numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
         numbers.copy_(_pinned(host), non_blocking=True)
         graph.replay()
-        return hidden, inputs
+        return Computed(inputs=inputs, hidden=hidden, is_narrow=self._narrows(shape))
 
-    def _run_plain(self, batch: MixedBatch) -> tuple[Tensor, MixedTensors]:
+    def _run_plain(self, batch: MixedBatch, *, wants_all: bool) -> Computed:
         host = batch.numbers(batch.shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
         source = torch.from_numpy(host) if self._slots.device.type == "cpu" else _pinned(host)
         numbers = source.to(self._slots.device, non_blocking=True)
         inputs = tensors_of(numbers, batch.shape, num_slots=self._num_slots)
-        return self._step(inputs, batch.shape), inputs
+        is_narrow = self._narrows(batch.shape) and not wants_all
+        hidden = self._step(inputs, batch.shape, is_narrow=is_narrow)
+        return Computed(inputs=inputs, hidden=hidden, is_narrow=is_narrow)
+
+    def _narrows(self, shape: Shape) -> bool:
+        """Whether the last layer leaves out rows that give no token: in prompts, nearly all."""
+        can = bool(getattr(self._model, "narrows", False))
+        return can and shape.num_tiles > 0 and shape.num_rows > self._num_slots
 
     def capture(self, shape: Shape) -> None:
         """Makes the graph of a shape."""
@@ -106,14 +145,15 @@ class MixedGraphs:
         host = padding_numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
         numbers = torch.from_numpy(host).to(self._slots.device)
         inputs = tensors_of(numbers, shape, num_slots=self._num_slots)
-        self._step(inputs, shape)
+        is_narrow = self._narrows(shape)
+        self._step(inputs, shape, is_narrow=is_narrow)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
-            hidden = self._step(inputs, shape)
+            hidden = self._step(inputs, shape, is_narrow=is_narrow)
         self._graphs[shape] = (graph, numbers, inputs, hidden)
 
-    def _step(self, inputs: MixedTensors, shape: Shape) -> Tensor:
+    def _step(self, inputs: MixedTensors, shape: Shape, *, is_narrow: bool) -> Tensor:
         slots, num_singles = self._slots, shape.num_singles
         tokens = inputs.tokens
         if num_singles:
@@ -133,7 +173,9 @@ class MixedGraphs:
             if shape.shares
             else None,
         )
-        return self._model(tokens, inputs.positions, attends(self._specs, self._cache, rows))
+        kept = inputs.sample_rows if is_narrow else None
+        bound = attends(self._specs, self._cache, rows, kept)
+        return self._model(tokens, inputs.positions, bound)
 
 
 def padded_shape(shape: Shape, *, num_slots: int) -> Shape | None:
@@ -148,6 +190,29 @@ def padded_shape(shape: Shape, *, num_slots: int) -> Shape | None:
     if shape.num_tiles > num_tiles or shape.num_singles > singles:
         return None
     return Shape(rows, singles, num_tiles, shape.shares)
+
+
+def likely_shapes(*, max_tokens: int, num_slots: int) -> list[Shape]:
+    """What steps take: full ones beside streams, then ends of prompts, then prompts alone.
+
+    Args:
+        max_tokens: Most tokens of a step.
+        num_slots: Most sequences at a time.
+    """
+    full = [(_full_step(count), count) for count in range(1, num_slots)]
+    streams = [min(count, num_slots - 1) for count in SINGLES]
+    ends = [(rows, count) for rows in ROWS if rows < _LEAST_BESIDE_STREAMS for count in streams]
+    alone = [(rows, 0) for rows in reversed(ROWS)]
+    found = [
+        padded_shape(Shape(max(min(rows, max_tokens), count), count, 0), num_slots=num_slots)
+        for rows, count in (*full, *ends, *alone)
+    ]
+    return list(dict.fromkeys(shape for shape in found if shape is not None))
+
+
+def _full_step(num_streams: int) -> int:
+    """The scheduler's rule, which this side may not import: see ``_step_tokens`` there."""
+    return -(-max(_LEAST_BESIDE_STREAMS, 5 * num_streams) // 256) * 256
 
 
 def _pinned(numbers: NDArray[np.int64]) -> Tensor:

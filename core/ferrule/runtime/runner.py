@@ -76,6 +76,10 @@ class ModelRunner:
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Does what would keep the first requests waiting."""
 
+    def use_idle_time(self) -> bool:
+        """Nothing is left for later steps to wait for."""
+        return False
+
     def launch(self, plan: Plan) -> DoneStep:
         """Computes one step."""
         return DoneStep(self._run(plan))

@@ -28,6 +28,11 @@ class SharedBlocks:
     num_tokens: int
     starts: NDArray[np.int64]
 
+    @property
+    def identity(self) -> tuple[int, int, bytes]:
+        """Equal for groups that are equal."""
+        return self.slot, self.num_tokens, self.starts.tobytes()
+
 
 def find_shared(slots: Slots, chosen: Sequence[int], lengths: Sequence[int]) -> SharedBlocks | None:
     """Looks for blocks that pay to be read once; None: there are none.

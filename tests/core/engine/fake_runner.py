@@ -89,6 +89,13 @@ class FakeRunner:
         self.cache: dict[tuple[int, int], bytes] = {}
         self.plans: list[Plan] = []
         self.unread: list[FakePendingStep] = []
+        # How often idle time can be of use.
+        self.num_left_to_do = 0
+
+    def use_idle_time(self) -> bool:
+        assert not self.unread, "a step is on its way"
+        self.num_left_to_do = max(self.num_left_to_do - 1, 0)
+        return self.num_left_to_do > 0
 
     def launch(self, plan: Plan) -> FakePendingStep:
         assert len(self.unread) <= self.runs_ahead, "too many steps are on their way"

@@ -45,6 +45,9 @@ class Runner:
             raise ValueError("the step broke")
         return self.inner.launch(plan)
 
+    def use_idle_time(self):
+        return False
+
 
 def build(options, on_progress):
     wishes = sys.argv[1:-1]

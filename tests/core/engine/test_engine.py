@@ -446,6 +446,16 @@ def test_stats_count_what_was_done(serve):
     assert 0 < stats.host_seconds <= stats.step_seconds
 
 
+def test_idle_time_is_the_runners_when_no_step_is_on_its_way(serve):
+    served = serve()
+    served.runner.num_left_to_do = 2
+    served.engine.add(request("a", [1, 2, 3], max_tokens=3))
+    with pytest.raises(AssertionError, match="something better"):
+        served.engine.idle()
+    served.run()
+    assert [served.engine.idle() for _ in range(3)] == [True, False, False]
+
+
 def test_waiting_for_the_device_is_no_time_of_the_host(serve, monkeypatch):
     served, result = serve(), FakePendingStep.result
     monkeypatch.setattr(FakePendingStep, "result", lambda one: time.sleep(0.01) or result(one))

@@ -31,6 +31,9 @@ class ScriptedRunner:
         self.num_steps = 0
         self.num_unread = 0
 
+    def use_idle_time(self):
+        return False
+
     def launch(self, plan):
         for message in self.script.get(self.num_steps, []):
             self.client.send(encode(message))
@@ -158,14 +161,80 @@ def test_the_loop_sleeps_when_the_last_step_of_a_runner_that_runs_ahead_is_read(
     received = run_with(runner, (socket, client), requests("a"))
 
     # The request, nothing more, then a look before each of four turns, the last of which only
-    # reads; then a wait.
-    assert socket.timeouts == [None, 0, *[0] * 4, None]
+    # reads; then a moment of quiet and a wait.
+    quiet = process._QUIET_MILLISECONDS
+    assert socket.timeouts == [quiet, 0, *[0] * 4, quiet, None]
     assert (runner.num_steps, runner.num_unread) == (4, 0)
     assert received[-1].stats.running == 0
 
 
+class IdleRunner(ScriptedRunner):
+    """Has things to do in idle time; before each of them its script may say something."""
+
+    def __init__(self, client, idle_script, num_left):
+        super().__init__(client, {})
+        self.idle_script = idle_script
+        self.num_left = num_left
+        self.did = []
+
+    def launch(self, plan):
+        self.did.append("step")
+        return super().launch(plan)
+
+    def use_idle_time(self):
+        for message in self.idle_script.get(self.did.count("idle"), []):
+            self.client.send(encode(message))
+        self.did.append("idle")
+        self.num_left -= 1
+        return self.num_left > 0
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(process, "_QUIET_MILLISECONDS", 1)
+
+
+def test_idle_time_is_used_only_without_requests_which_are_served_between(sockets, impatient):
+    script = {1: requests("b", max_tokens=2), 3: [Shutdown()]}
+    runner = IdleRunner(sockets[1], script, num_left=99)
+
+    received = run_with(runner, sockets, requests("a", max_tokens=3))
+
+    assert runner.did == [*["step"] * 3, *["idle"] * 2, *["step"] * 2, *["idle"] * 2]
+    said = [output.id for one in received for output in one.outputs]
+    assert said == ["a", "a", "a", "b", "b"]
+
+
+def test_the_loop_sleeps_when_nothing_is_left_for_idle_time(sockets, impatient):
+    engine_socket, client = sockets
+    runner = IdleRunner(client, {}, num_left=3)
+    socket = Overheard(engine_socket, client)
+
+    run_with(runner, (socket, client), [])
+
+    assert runner.did == ["idle"] * 3
+    assert socket.timeouts == [1, 1, 1, None]
+
+
+def test_a_message_that_is_there_goes_before_idle_time(sockets):
+    runner = IdleRunner(sockets[1], {}, num_left=99)
+
+    run_with(runner, sockets, [Shutdown()])
+
+    assert runner.did == []
+
+
+def test_an_error_in_idle_time_leaves_the_loop(sockets, impatient):
+    class Broken(ScriptedRunner):
+        def use_idle_time(self):
+            raise ValueError("the graph broke")
+
+    with pytest.raises(ValueError, match="the graph broke"):
+        run_with(Broken(sockets[1], {}), sockets, [])
+
+
 class Overheard:
-    """The engine's socket; it remembers how long was waited, and ends the second long wait."""
+    """The engine's socket; it remembers how long was waited, and ends a wait without end."""
 
     def __init__(self, socket, client):
         self.socket = socket
@@ -174,7 +243,7 @@ class Overheard:
 
     def poll(self, timeout):
         self.timeouts.append(timeout)
-        if self.timeouts.count(None) == 2:
+        if timeout is None:
             self.client.send(encode(Shutdown()))
         return self.socket.poll(timeout)
 

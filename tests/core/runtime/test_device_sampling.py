@@ -20,9 +20,7 @@ SHAPES, PLAIN = Needs(shapes=True), Needs()
 
 @pytest.fixture
 def sampling():
-    return DeviceSampling(
-        3, vocab_size=VOCAB, num_known_tokens=KNOWN, device=torch.device("cpu")
-    )
+    return DeviceSampling(3, vocab_size=VOCAB, num_known_tokens=KNOWN, device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -236,9 +234,14 @@ def test_a_slot_that_is_taken_again_remembers_nothing(sampling, kernels, between
         admit(sampling, 1, between, tokens=(13,), num_prompt=1, stop_ids=(11,))
         # Other slots of the step make it count this one's tokens too.
         assert torch.equal(row(logits, sampling, kernels, 1, 1), logits)
-    admit(sampling, 1, SamplingParams(frequency_penalty=1.0), tokens=(8, 9), num_prompt=1)
+    params = SamplingParams(
+        temperature=0, repetition_penalty=2.0, presence_penalty=1.0, min_tokens=9
+    )
+    admit(sampling, 1, params, tokens=(8, 9), num_prompt=1, stop_ids=(17,))
     expected = logits.clone()
+    expected[[8, 9]] /= 2
     expected[9] -= 1
+    expected[17] = -torch.inf
     assert torch.equal(row(logits, sampling, kernels, 1, 2), expected)
 
 

@@ -13,9 +13,7 @@ def described(first, num_rows):
     """Rows that can be told apart, with three alternatives each."""
     rows = torch.arange(first, first + num_rows)
     top = rows[:, None] * 10 + torch.arange(3)
-    return Described(
-        logprobs=-rows.float(), ranks=rows + 1, top_ids=top, top_logprobs=-top.float()
-    )
+    return Described(logprobs=-rows.float(), ranks=rows + 1, top_ids=top, top_logprobs=-top.float())
 
 
 def entry(row, num):

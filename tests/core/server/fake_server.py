@@ -97,7 +97,14 @@ class FakeEngine:
 
     def __init__(self, recited: str = RECITED, delay: float = 0.0) -> None:
         self.status = EngineStatus(state="ready")
-        self.stats = Stats(running=2, waiting=1, kv_used=0.5, steps_total=7, step_seconds=1.5, host_seconds=0.25)
+        self.stats = Stats(
+            running=2,
+            waiting=1,
+            kv_used=0.5,
+            steps_total=7,
+            step_seconds=1.5,
+            host_seconds=0.25,
+        )
         self.info = INFO
         self.requests = []
         self.running = set()

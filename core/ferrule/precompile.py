@@ -1,0 +1,140 @@
+"""Compiles a share of a model's kernels into Triton's cache: ``python -m ferrule.precompile``.
+
+A few such processes do together what the engine's warm-up would compile kernel by kernel. Kernels
+depend on sizes and not on weights or the number of layers, so a model of a few layers will do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import torch
+from torch import nn
+
+from ferrule.batch_limits import batch_limits
+from ferrule.build import find_match
+from ferrule.engine.options import EngineOptions
+from ferrule.layers.weights import TakesWeights
+from ferrule.loading import account, build
+from ferrule.matching import Match
+from ferrule.model_config import ModelConfig
+from ferrule.plugins import Plugins
+from ferrule.quantization.format import Format
+from ferrule.quantization.formats import FORMATS
+from ferrule.runtime.compiled_layers import compile_layers
+from ferrule.runtime.device import resolve_device, resolve_dtype
+from ferrule.runtime.kernel_attention import fits_kernels
+from ferrule.runtime.kernel_runner import KernelRunner
+from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.model import Model
+
+_MANY_ROWS = 65536
+"""From here on products are cut in one way, however many rows there are (kernels/skinny.py)."""
+_DIVISOR = 16
+"""Triton compiles a kernel of its own for integers that this divides."""
+_NUM_BLOCKS = 2
+
+
+def main() -> int:
+    """Does every COUNT-th part from INDEX on: ``INDEX COUNT``, options as a line of JSON on stdin.
+
+    Whoever started it keeps stdin open; when that ends, so does this process.
+    """
+    index, count = map(int, sys.argv[1:])
+    options = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineOptions)
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    device = resolve_device(options.devices)
+    chosen = find_match(options, Plugins.installed([Path(file) for file in options.plugins]))
+    dtype = resolve_dtype(options.dtype, chosen.checkpoint, device)
+    module = small_model(chosen, dtype=dtype, device=device)
+    model = cast("Model", module)
+    if fits_kernels(model.attention_specs(), device):
+        compile_layers(module)
+        runner = _runner(model, options, chosen.config, dtype, device)
+        with torch.inference_mode():
+            for job in runner.compile_jobs()[index::count]:
+                job()
+    return 0
+
+
+def small_config(config: ModelConfig) -> ModelConfig:
+    """The same sizes in a few layers, and no more rows of the vocabulary than kernels can tell.
+
+    One layer for each window, and one more: the last may compute fewer rows than those before.
+    """
+    windows = (*dict.fromkeys(config.windows), config.windows[-1])[: config.num_layers]
+    vocab_size = min(config.vocab_size, _MANY_ROWS + config.vocab_size % _DIVISOR)
+    return replace(config, num_layers=len(windows), windows=windows, vocab_size=vocab_size)
+
+
+def small_model(chosen: Match, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A model of ``small_config`` with room for weights and nothing in it.
+
+    Args:
+        chosen: The checkpoint, whose first layers' formats count.
+        dtype: Of activations.
+        device: Where it will run.
+    """
+    module = build(replace(chosen, config=small_config(chosen.config)))
+    tensors = chosen.checkpoint.tensors
+    owners: dict[int, tuple[TakesWeights, dict[str, Format]]] = {}
+    for name, home in account(module, tensors).homes.items():
+        formats = owners.setdefault(id(home.owner), (home.owner, {}))[1]
+        formats[name] = FORMATS[tensors[name].format]
+    for owner, formats in owners.values():
+        owner.allocate(formats, dtype=dtype, device=device)
+        owner.finish()
+    # Buffers alone: what was allocated is there already.
+    return module.to(device).eval()
+
+
+def _runner(
+    model: Model,
+    options: EngineOptions,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> KernelRunner:
+    """The engine's runner with its limits, so that its kernels are the same, over a tiny cache."""
+    limits = batch_limits(options, device)
+    cache = KVCache(
+        model.attention_specs(),
+        num_blocks=_NUM_BLOCKS,
+        block_size=options.kv_cache_page_size,
+        dtype=dtype,
+        device=device,
+    )
+    vocab_size = small_config(config).vocab_size
+    num_unknown = config.vocab_size - (options.num_known_tokens or config.vocab_size)
+    return KernelRunner(
+        model,
+        cache,
+        max_batch_size=limits.num_sequences,
+        max_tokens=limits.num_tokens,
+        # Not a small one: kernels are made for the stride of the block tables too.
+        max_length=options.max_length or config.context_length,
+        vocab_size=vocab_size,
+        num_known_tokens=max(vocab_size - num_unknown, 1),
+        device=device,
+    )
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    # With the compiler's own processes, where this one leads a group.
+    with suppress(ProcessLookupError):
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
