@@ -104,9 +104,13 @@ def _free_port() -> int:
         return sock.getsockname()[1]
 
 
+_CACHE = "FERRULE_CACHE_DIR"
+
+
 def _environment() -> dict[str, str]:
     """Ours without the variables of flags: what they say is in the options already."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("FERRULE_")}
+    kept = (name for name in os.environ if not name.startswith("FERRULE_") or name == _CACHE)
+    return {name: os.environ[name] for name in kept}
 
 
 def _wait_until_ready(

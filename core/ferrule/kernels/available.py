@@ -14,7 +14,8 @@ def runs_kernels(x: Tensor) -> bool:
 
     Not while ``torch.compile`` traces: it fuses plain torch better than it sees through kernels.
     """
-    return x.is_cuda and has_triton() and not torch.compiler.is_compiling()
+    # This order: what looks for Triton cannot be traced.
+    return not torch.compiler.is_compiling() and x.is_cuda and has_triton()
 
 
 @lru_cache
