@@ -160,7 +160,7 @@ def main():
             ]
             assert len(described[0]) == len(described[1])
             assert all(close(a, b) for a, b in zip(*described, strict=True)), id
-        assert (stats.preemptions_total > 0) == True, stats
+        assert stats.preemptions_total > 0, stats
         assert stats.prefix_hits_total > 0, stats
     assert shared_prefix._prefix_kernel.num_calls > 0
     print("equal")
