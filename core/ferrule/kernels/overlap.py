@@ -39,6 +39,14 @@ def overlapping(value: bool) -> Generator[None]:
 
 
 @lru_cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have on chip: 227 KiB on Hopper, 99 on consumer cards."""
+    if device.type != "cuda":
+        return 227 * 1024
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+@lru_cache
 def is_hopper(device: torch.device) -> bool:
     """Whether it has what Hopper brought: dependent launch, and an engine that copies tiles."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

@@ -234,7 +234,8 @@ def paged_prefill(
         BULK=bulk,
         PRECISION="ieee" if q.dtype is torch.float32 else "tf32",
         num_warps=4 if q.dtype is not torch.float32 else 8,
-        num_stages=2,
+        # Two tiles of keys and values beside the queries fill what other devices have on chip.
+        num_stages=2 if is_hopper(q.device) else 1,
         **launch_options(q.device),
     )
 

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ferrule.kernels.follow import follow
-from ferrule.kernels.overlap import launch_options
+from ferrule.kernels.overlap import launch_options, shared_memory
 
 MAX_ROWS = 64
 """With more rows the vendor's product is as fast; a larger tile of x would leave registers."""
@@ -230,7 +230,7 @@ def skinny_product(
         "ADDS": add_to is not None,
         "GATED": gated,
         "num_warps": tiles.num_warps,
-        "num_stages": tiles.num_stages,
+        "num_stages": _fitting_stages(tiles, num_rows, x),
     }
     if num_rows == 1:
         _one_row_kernel[(num_tiles,)](
@@ -263,6 +263,15 @@ def skinny_product(
         **shared,
     )
     return out
+
+
+def _fitting_stages(tiles: Tiles, num_rows: int, x: Tensor) -> int:
+    """As many steps as the device has room for on chip; a single row needs none."""
+    if num_rows == 1:
+        return tiles.num_stages
+    rows = tiles.block_n + max(16, triton.next_power_of_2(num_rows))
+    room = shared_memory(x.device) // (rows * tiles.block_k * x.element_size())
+    return max(1, min(tiles.num_stages, room))
 
 
 @lru_cache

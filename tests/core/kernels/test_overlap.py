@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ferrule.kernels import overlap
-from ferrule.kernels.overlap import launch_options, overlapping
+from ferrule.kernels.overlap import launch_options, overlapping, shared_memory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -61,3 +61,7 @@ def test_hopper_and_later_have_it(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert overlap.is_hopper.__wrapped__(GPU) is expected
     assert overlap.is_hopper.__wrapped__(CPU) is False
+
+
+def test_a_host_stands_in_for_a_device_with_room():
+    assert shared_memory(torch.device("cpu")) == 227 * 1024

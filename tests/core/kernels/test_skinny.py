@@ -144,3 +144,17 @@ def test_a_large_matrix_is_for_the_vendor_only_above_some_rows():
         assert choose_tiles(MAX_ROWS + 1, num_out, num_in) is None
         assert choose_tiles(4096, num_out, num_in) is None
     assert choose_tiles(MAX_ROWS, 128256, 4096) is not None
+
+
+def test_steps_on_their_way_fit_what_the_device_has_on_chip(interpret):
+    interpret("""
+from ferrule.kernels import skinny
+from ferrule.kernels.skinny import Tiles
+
+x = torch.zeros(16, 512).half()
+tiles = Tiles(64, 128, 1, 4, 5)  # a step takes (64 + 16) * 128 * 2 bytes: 20 KiB
+assert skinny._fitting_stages(tiles, 16, x) == 5
+skinny.shared_memory = lambda device: 99 * 1024
+assert skinny._fitting_stages(tiles, 16, x) == 4
+assert skinny._fitting_stages(tiles, 1, x) == 5, "one row goes to registers"
+""")
