@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import sys
 import weakref
 
 import pytest
@@ -509,6 +510,10 @@ def test_an_error_while_a_compiled_layer_runs_is_not_hidden(graphs, monkeypatch,
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("layer", [PlainLayer, with_head_norms])
 def test_what_inductor_makes_of_it_equals_the_layers_and_copies_no_cache(monkeypatch, layer):
+    # Inductor imports setuptools, which brings its own distutils, but not once anybody in the
+    # process has looked for pip, and then it fails (Python 3.11 alone).
+    if sys.version_info < (3, 12):
+        monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     model = make(layer, windows=(None, 5, None))
     plain, compiled = Steps(model), Steps(model)
     plain.tables = compiled.tables
