@@ -124,6 +124,17 @@ def account(model: nn.Module, tensors: Mapping[str, TensorInfo]) -> Accounting:
     )
 
 
+def formats_by_owner(
+    accounting: Accounting, tensors: Mapping[str, TensorInfo]
+) -> list[tuple[TakesWeights, dict[str, Format]]]:
+    """Each module that takes weights, with the format of each name that it takes."""
+    owners: dict[int, tuple[TakesWeights, dict[str, Format]]] = {}
+    for name, home in accounting.homes.items():
+        formats = owners.setdefault(id(home.owner), (home.owner, {}))[1]
+        formats[name] = FORMATS[tensors[name].format]
+    return list(owners.values())
+
+
 def load(
     model: nn.Module,
     match: Match,
@@ -148,14 +159,10 @@ def load(
     accounting = account(model, tensors)
     if not accounting.is_exact:
         raise accounting.error(match)
-    formats = {name: FORMATS[tensors[name].format] for name in accounting.homes}
-    owners: dict[int, tuple[TakesWeights, dict[str, Format]]] = {}
-    for name, home in accounting.homes.items():
-        owners.setdefault(id(home.owner), (home.owner, {}))[1][name] = formats[name]
     total = sum(tensors[name].nbytes for name in accounting.homes)
     done = 0
     # One owner at a time, so that packing one layer never meets a second layer's copy.
-    for owner, names in owners.values():
+    for owner, names in formats_by_owner(accounting, tensors):
         owner.allocate(names, dtype=dtype, device=device)
         for name, format in names.items():
             owner.write(name, _rows(match, name), format)

@@ -16,6 +16,30 @@ MAX_LOGPROBS = 20
 """Most alternatives that are reported beside a token (OpenAI's limit)."""
 
 
+LEAST_MIXED_TOKENS = 512
+"""A step may have at least this many tokens beside streams, if the limits allow."""
+_ROWS_OF_A_PRODUCT = 256
+
+
+def step_tokens(num_decodes: int, most: int) -> int:
+    """Most tokens of a step in which that many sequences decode.
+
+    The scheduler keeps to it, and the runner captures graphs of such steps. Reading the weights is
+    what a step of pure decode costs, so prompts that are cut thin ride along for little, and
+    streams hardly wait. Four prompt tokens for each stream keep the slots filled where prompts are
+    four times as long as answers. Whole tiles of the matrix products, so that none is computed for
+    nothing.
+
+    Args:
+        num_decodes: Sequences that get their next token.
+        most: Tokens of any step.
+    """
+    if num_decodes == 0:
+        return most
+    wanted = max(LEAST_MIXED_TOKENS, 5 * num_decodes)
+    return min(-(-wanted // _ROWS_OF_A_PRODUCT) * _ROWS_OF_A_PRODUCT, most)
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one sequence's tokens are chosen and when it ends.
 

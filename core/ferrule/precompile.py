@@ -22,13 +22,10 @@ from torch import nn
 from ferrule.batch_limits import batch_limits
 from ferrule.build import find_match
 from ferrule.engine.options import EngineOptions
-from ferrule.layers.weights import TakesWeights
-from ferrule.loading import account, build
+from ferrule.loading import account, build, formats_by_owner
 from ferrule.matching import Match
 from ferrule.model_config import ModelConfig
 from ferrule.plugins import Plugins
-from ferrule.quantization.format import Format
-from ferrule.quantization.formats import FORMATS
 from ferrule.runtime.compiled_layers import compile_layers
 from ferrule.runtime.device import resolve_device, resolve_dtype
 from ferrule.runtime.kernel_attention import fits_kernels
@@ -37,7 +34,7 @@ from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.model import Model
 
 _MANY_ROWS = 65536
-"""From here on products are cut in one way, however many rows there are (kernels/skinny.py)."""
+"""From here on products are cut in one way, however many rows there are (kernels/tiles.py)."""
 _DIVISOR = 16
 """Triton compiles a kernel of its own for integers that this divides."""
 _NUM_BLOCKS = 2
@@ -85,11 +82,7 @@ def small_model(chosen: Match, *, dtype: torch.dtype, device: torch.device) -> n
     """
     module = build(replace(chosen, config=small_config(chosen.config)))
     tensors = chosen.checkpoint.tensors
-    owners: dict[int, tuple[TakesWeights, dict[str, Format]]] = {}
-    for name, home in account(module, tensors).homes.items():
-        formats = owners.setdefault(id(home.owner), (home.owner, {}))[1]
-        formats[name] = FORMATS[tensors[name].format]
-    for owner, formats in owners.values():
+    for owner, formats in formats_by_owner(account(module, tensors), tensors):
         owner.allocate(formats, dtype=dtype, device=device)
         owner.finish()
     # Buffers alone: what was allocated is there already.

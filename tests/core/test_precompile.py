@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from ferrule import ModelConfig, RopeConfig
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.engine.options import EngineOptions
-from ferrule.kernels.skinny import choose_tiles
+from ferrule.kernels.tiles import choose_tiles
 from ferrule.layers import Linear
 from ferrule.matching import match
 from ferrule.plugins import Plugins

@@ -18,11 +18,7 @@ from ferrule.engine.messages import Output, Request, Stats
 from ferrule.engine.sequence import Sequence, Status
 from ferrule.engine.step import Step
 from ferrule.errors import OptionError, RequestError
-from ferrule.plan import Chunk, StepResult
-
-LEAST_MIXED_TOKENS = 512
-"""A step may have at least this many tokens beside streams, if the limits allow."""
-_TILE = 256
+from ferrule.plan import Chunk, StepResult, step_tokens
 
 
 class Scheduler:
@@ -125,7 +121,7 @@ class Scheduler:
         self._release_ending()
         step = Step()
         prefilling = self._add_decodes(step)
-        budget = self._step_tokens(len(step.chunks)) - len(step.chunks)
+        budget = step_tokens(len(step.chunks), self._max_batch_tokens) - len(step.chunks)
         for sequence in prefilling:
             if budget > 0:
                 budget -= self._add_prefill(step, sequence, budget)
@@ -135,19 +131,6 @@ class Scheduler:
         self._ending = step.ending
         step.released, self._released = self._released, []
         return step
-
-    def _step_tokens(self, num_decodes: int) -> int:
-        """Most tokens of a step beside that many streams.
-
-        Reading the weights is what a step of pure decode costs, so prompts that are cut thin ride
-        along for little, and streams hardly wait. Four prompt tokens for each stream keep the
-        slots filled where prompts are four times as long as answers. Whole tiles of the matrix
-        products, so that none is computed for nothing.
-        """
-        if num_decodes == 0:
-            return self._max_batch_tokens
-        wanted = max(LEAST_MIXED_TOKENS, 5 * num_decodes)
-        return min(-(-wanted // _TILE) * _TILE, self._max_batch_tokens)
 
     def advance(self, step: Step, result: StepResult) -> list[Output]:
         """Takes in what a step gave; steps are taken in as they were scheduled.

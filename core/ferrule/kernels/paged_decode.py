@@ -26,6 +26,7 @@ from ferrule.kernels.overlap import launch_options
 from ferrule.kernels.parts import join_parts
 from ferrule.kernels.shared import SharedPrefix
 from ferrule.kernels.shared_prefix import PREFIX_SPLITS, attend_prefix
+from ferrule.kernels.span import attend_span
 
 _TILE = 64
 # tl.dot takes no fewer rows, so this is the most query heads that may share a key head.
@@ -121,32 +122,11 @@ def _decode_kernel(
             value = load_heads(new_values + row * v_stride, head, member, channel, is_one, DIM)
             tl.store(values + at, value, mask=is_one)
             tl.debug_barrier()
-    top = tl.full([_ROWS], -1e30, tl.float32)
-    total = tl.zeros([_ROWS], tl.float32)
-    result = tl.zeros([_ROWS, PADDED_DIM], tl.float32)
-    for start in range(begin, end, TILE):
-        place = start + tl.arange(0, TILE)
-        is_place = place < end
-        block = tl.load(
-            tables + row * table_stride + place // block_size, mask=is_place, other=0
-        ).to(tl.int64)
-        at = ((block * block_size + place % block_size) * KV_HEADS + head) * DIM
-        mask = is_place[:, None] & (channel < DIM)[None, :]
-        key = tl.load(keys + at[:, None] + channel[None, :], mask=mask, other=0.0)
-        value = tl.load(values + at[:, None] + channel[None, :], mask=mask, other=0.0)
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-        scores = tl.where(is_place[None, :], scores, -1e30)
-        higher = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp(scores - higher[:, None])
-        weights = tl.where(is_place[None, :], weights, 0.0)
-        shrink = tl.exp(top - higher)
-        total = total * shrink + tl.sum(weights, 1)
-        result = result * shrink[:, None] + tl.dot(
-            weights.to(value.dtype), value, input_precision=PRECISION
-        )
-        top = higher
-    first_head = (row * KV_HEADS + head) * GROUP
-    query_head = first_head + member
+    top, total, result = attend_span(
+        query, keys, values, tables + row * table_stride, head, begin, end, scale, block_size,
+        KV_HEADS, DIM, PADDED_DIM, _ROWS, TILE, PRECISION,
+    )  # fmt: skip
+    query_head = (row * KV_HEADS + head) * GROUP + member
     if DIRECT:
         # A row of length 0 pads a batch: nothing was summed, and zeros come out.
         result = tl.where(total[:, None] > 0, result / tl.maximum(total, 1e-30)[:, None], 0.0)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ferrule.kernels.available import has_triton, runs_kernels
+from ferrule.kernels.tiles import Tiles, choose_tiles
 
 
 def product(
@@ -27,12 +28,10 @@ def product(
         from ferrule.kernels.product_op import product_op
 
         return product_op(x, weight, bias, add_to)
-    if _is_skinny(x):
-        from ferrule.kernels.skinny import choose_tiles, skinny_product
+    if (tiles := _tiles(x, weight)) is not None:
+        from ferrule.kernels.skinny import skinny_product
 
-        tiles = choose_tiles(x.shape[0], *weight.shape)
-        if tiles is not None:
-            return skinny_product(x, weight, bias, add_to=add_to, tiles=tiles)
+        return skinny_product(x, weight, bias, add_to=add_to, tiles=tiles)
     if add_to is None:
         return F.linear(x, weight, bias)
     if bias is None:
@@ -55,21 +54,15 @@ def gated_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         from ferrule.kernels.product_op import gated_product_op
 
         return gated_product_op(x, weight, bias)
-    if _is_skinny(x):
-        from ferrule.kernels.skinny import choose_tiles, skinny_product
+    if (tiles := _tiles(x, weight)) is not None:
+        from ferrule.kernels.skinny import skinny_product
 
-        tiles = choose_tiles(x.shape[0], *weight.shape)
-        if tiles is not None:
-            return skinny_product(x, weight, bias, gated=True, tiles=tiles)
+        return skinny_product(x, weight, bias, gated=True, tiles=tiles)
     return silu_mul(F.linear(x, weight, bias))
 
 
 def silu_mul(x: Tensor) -> Tensor:
     """``silu(gate) * up``: ``[..., 2 * width]``, gates first, to ``[..., width]``."""
-    # Asked first, for whether Triton is installed is nothing that torch.compile can trace.
-    if torch.compiler.is_compiling():
-        gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate) * up
     if runs_kernels(x) and x.dim() == 2 and x.is_contiguous():
         from ferrule.kernels import gated
 
@@ -78,16 +71,12 @@ def silu_mul(x: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def _is_skinny(x: Tensor) -> bool:
-    """Whether the kernel for a few rows computes this; float32 is for checks, not for speed."""
-    return (
-        x.is_cuda
-        and x.dim() == 2
-        and x.shape[0] <= _MAX_ROWS
-        and x.dtype is not torch.float32
-        and x.stride(1) == 1
-        and has_triton()
-    )
+def _tiles(x: Tensor, weight: Tensor) -> Tiles | None:
+    """How the kernel for a few rows cuts this; None: it is the vendor's.
 
-
-_MAX_ROWS = 64
+    float32 is for checks, not for speed.
+    """
+    fits = x.is_cuda and x.dim() == 2 and x.dtype is not torch.float32 and x.stride(1) == 1
+    if not fits or not has_triton():
+        return None
+    return choose_tiles(x.shape[0], *weight.shape)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ferrule.kernels.follow import follow
 from ferrule.kernels.overlap import launch_options
 from ferrule.kernels.shared import SharedPrefix
+from ferrule.kernels.span import attend_span
 
 PREFIX_SPLITS = 8
 """Parts that a prefix is split into."""
@@ -66,28 +67,10 @@ def _prefix_kernel(
     tiles_a_split = tl.cdiv(tl.cdiv(size, TILE), tl.num_programs(2))
     begin = split * tiles_a_split * TILE
     end = tl.minimum(begin + tiles_a_split * TILE, size)
-    top = tl.full([QUERIES], -1e30, tl.float32)
-    total = tl.zeros([QUERIES], tl.float32)
-    result = tl.zeros([QUERIES, PADDED_DIM], tl.float32)
-    for start in range(begin, end, TILE):
-        token = start + tl.arange(0, TILE)
-        is_token = token < end
-        block = tl.load(table + token // block_size, mask=is_token, other=0).to(tl.int64)
-        at = ((block * block_size + token % block_size) * KV_HEADS + head) * DIM
-        mask = is_token[:, None] & (channel < DIM)[None, :]
-        key = tl.load(keys + at[:, None] + channel[None, :], mask=mask, other=0.0)
-        value = tl.load(values + at[:, None] + channel[None, :], mask=mask, other=0.0)
-        scores = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale
-        scores = tl.where(is_token[None, :], scores, -1e30)
-        higher = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp(scores - higher[:, None])
-        weights = tl.where(is_token[None, :], weights, 0.0)
-        shrink = tl.exp(top - higher)
-        total = total * shrink + tl.sum(weights, 1)
-        result = result * shrink[:, None] + tl.dot(
-            weights.to(value.dtype), value, input_precision=PRECISION
-        )
-        top = higher
+    top, total, result = attend_span(
+        x, keys, values, table, head, begin, end, scale, block_size,
+        KV_HEADS, DIM, PADDED_DIM, QUERIES, TILE, PRECISION,
+    )  # fmt: skip
     at = ((row * KV_HEADS + head) * GROUP + member) * all_splits + first_part + split
     tl.store(parts + at[:, None] * PADDED_DIM + channel[None, :], result, mask=shares[:, None])
     tl.store(maxima + at, top, mask=shares)

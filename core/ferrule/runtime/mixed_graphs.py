@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ferrule.plan import LEAST_MIXED_TOKENS, step_tokens
 from ferrule.runtime.decode_graphs import GraphPool, shared_prefix
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.kernel_attention import Rows, attends
@@ -31,7 +32,6 @@ ROWS = (32, 64, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 1920,
 SINGLES = (8, 64, 256)
 FIRST_SHAPES = ((2048, 8), (512, 64), (512, 8), (128, 8))
 """Rows and singles that are captured before the first request; others when they are first met."""
-_LEAST_BESIDE_STREAMS = 512
 _ROWS_A_TILE = 16
 
 
@@ -199,20 +199,15 @@ def likely_shapes(*, max_tokens: int, num_slots: int) -> list[Shape]:
         max_tokens: Most tokens of a step.
         num_slots: Most sequences at a time.
     """
-    full = [(_full_step(count), count) for count in range(1, num_slots)]
+    full = [(step_tokens(count, max_tokens), count) for count in range(1, num_slots)]
     streams = [min(count, num_slots - 1) for count in SINGLES]
-    ends = [(rows, count) for rows in ROWS if rows < _LEAST_BESIDE_STREAMS for count in streams]
+    ends = [(rows, count) for rows in ROWS if rows < LEAST_MIXED_TOKENS for count in streams]
     alone = [(rows, 0) for rows in reversed(ROWS)]
     found = [
         padded_shape(Shape(max(min(rows, max_tokens), count), count, 0), num_slots=num_slots)
         for rows, count in (*full, *ends, *alone)
     ]
     return list(dict.fromkeys(shape for shape in found if shape is not None))
-
-
-def _full_step(num_streams: int) -> int:
-    """The scheduler's rule, which this side may not import: see ``_step_tokens`` there."""
-    return -(-max(_LEAST_BESIDE_STREAMS, 5 * num_streams) // 256) * 256
 
 
 def _pinned(numbers: NDArray[np.int64]) -> Tensor:

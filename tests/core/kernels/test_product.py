@@ -58,14 +58,6 @@ def test_a_gate_of_any_number_of_dimensions():
     torch.testing.assert_close(found.double(), gate / (1 + (-gate).exp()) * up)
 
 
-def test_the_most_rows_are_those_of_the_kernel():
-    """Written twice, for Triton may be missing where this module is imported."""
-    pytest.importorskip("triton", reason="triton exists for Linux only")
-    from ferrule.kernels.skinny import MAX_ROWS
-
-    assert module._MAX_ROWS == MAX_ROWS
-
-
 class OnGpu:
     """What the choice looks at in a matrix."""
 
@@ -96,7 +88,8 @@ class OnGpu:
     ids=["one", "most", "more", "float32", "three dimensions", "columns apart", "on the host"],
 )
 def test_few_rows_on_a_gpu_are_for_the_kernel(monkeypatch, x, is_skinny):
+    weight = torch.zeros(70000, 64)
     monkeypatch.setattr(module, "has_triton", lambda: True)
-    assert module._is_skinny(x) == is_skinny
+    assert (module._tiles(x, weight) is not None) == is_skinny
     monkeypatch.setattr(module, "has_triton", lambda: False)
-    assert not module._is_skinny(x)
+    assert module._tiles(x, weight) is None

@@ -8,7 +8,8 @@ pytest.importorskip("triton", reason="triton exists for Linux only")
 
 SETUP = """
 import torch.nn.functional as F
-from ferrule.kernels.skinny import MAX_ROWS, Tiles, choose_tiles, skinny_product
+from ferrule.kernels.skinny import skinny_product
+from ferrule.kernels.tiles import MAX_ROWS, Tiles, choose_tiles
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3}
 
@@ -113,43 +114,10 @@ def test_products_equal_the_definition(interpret, program):
     interpret(SETUP + program)
 
 
-SHAPES = [(out, num_in) for out in (64, 4096, 28672, 128256) for num_in in (64, 4096, 14336)]
-
-
-@pytest.mark.parametrize("rows", [1, 2, 8, 16, 17, 40, 64])
-def test_chosen_tiles_are_such_as_the_tensor_cores_take(rows):
-    from ferrule.kernels.skinny import choose_tiles
-
-    for num_out, num_in in SHAPES:
-        tiles = choose_tiles(rows, num_out, num_in)
-        if tiles is None:
-            continue
-        for size in (tiles.block_n, tiles.block_k):
-            assert size & (size - 1) == 0
-        assert tiles.splits == 1 or rows > 1
-        if rows > 1:
-            # 227 KB a block on compute capability 9.0 (CUDA programming guide, table of
-            # technical specifications), of which every stage holds a tile of both operands.
-            assert min(tiles.block_n, tiles.block_k) >= 16
-            columns = tiles.block_n + max(16, rows)
-            assert tiles.num_stages * tiles.block_k * columns * 2 <= 227 * 1024
-
-
-def test_a_large_matrix_is_for_the_vendor_only_above_some_rows():
-    from ferrule.kernels.skinny import MAX_ROWS, choose_tiles
-
-    for num_out, num_in in SHAPES:
-        assert choose_tiles(1, num_out, num_in) is not None
-        assert choose_tiles(16, num_out, num_in) is not None
-        assert choose_tiles(MAX_ROWS + 1, num_out, num_in) is None
-        assert choose_tiles(4096, num_out, num_in) is None
-    assert choose_tiles(MAX_ROWS, 128256, 4096) is not None
-
-
 def test_steps_on_their_way_fit_what_the_device_has_on_chip(interpret):
     interpret("""
 from ferrule.kernels import skinny
-from ferrule.kernels.skinny import Tiles
+from ferrule.kernels.tiles import Tiles
 
 x = torch.zeros(16, 512).half()
 tiles = Tiles(64, 128, 1, 4, 5)  # a step takes (64 + 16) * 128 * 2 bytes: 20 KiB

@@ -10,10 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferrule.engine.block_pool import BlockPool
-from ferrule.engine.scheduler import Scheduler
 from ferrule.layers.attention import AttentionSpec
-from ferrule.plan import Admission, Chunk, SamplingParams
+from ferrule.plan import Admission, Chunk, SamplingParams, step_tokens
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.mixed_batch import MixedBatch, Shape
@@ -182,14 +180,7 @@ def test_a_model_that_can_gives_the_rows_of_samples_alone_unless_all_are_wanted(
 
 @pytest.mark.parametrize(("num_slots", "max_tokens"), [(1, 64), (4, 600), (256, 2048), (300, 1700)])
 def test_likely_shapes_are_those_of_full_steps_and_of_prompts_alone(num_slots, max_tokens):
-    scheduler = Scheduler(
-        BlockPool(1),
-        max_batch_size=num_slots,
-        max_batch_tokens=max_tokens,
-        max_length=8,
-        block_size=4,
-    )
-    wanted = {Shape(scheduler._step_tokens(count), count, 0) for count in range(num_slots)}
+    wanted = {Shape(step_tokens(count, max_tokens), count, 0) for count in range(num_slots)}
     wanted |= {Shape(rows, 0, 0) for rows in range(1, max_tokens)}
     found = likely_shapes(max_tokens=max_tokens, num_slots=num_slots)
     assert {padded_shape(shape, num_slots=num_slots) for shape in wanted} <= set(found)
