@@ -21,22 +21,23 @@ LEAST_MIXED_TOKENS = 512
 _ROWS_OF_A_PRODUCT = 256
 
 
-def step_tokens(num_decodes: int, most: int) -> int:
-    """Most tokens of a step in which that many sequences decode.
+def step_tokens(num_decodes: int, num_sequences: int, most: int) -> int:
+    """Most tokens of a step in which some sequences decode.
 
     The scheduler keeps to it, and the runner captures graphs of such steps. Reading the weights is
     what a step of pure decode costs, so prompts that are cut thin ride along for little, and
-    streams hardly wait. Four prompt tokens for each stream keep the slots filled where prompts are
-    four times as long as answers. Whole tiles of the matrix products, so that none is computed for
-    nothing.
+    streams hardly wait. Where many want their turn, thin steps would spend their time on what
+    every step costs, however few tokens it has: eight for each sequence, whether it runs or waits.
+    Whole tiles of the matrix products, so that none is computed for nothing.
 
     Args:
         num_decodes: Sequences that get their next token.
+        num_sequences: Those, others that run, and those that wait, as far as there are slots.
         most: Tokens of any step.
     """
     if num_decodes == 0:
         return most
-    wanted = max(LEAST_MIXED_TOKENS, 5 * num_decodes)
+    wanted = max(LEAST_MIXED_TOKENS, 8 * num_sequences)
     return min(-(-wanted // _ROWS_OF_A_PRODUCT) * _ROWS_OF_A_PRODUCT, most)
 
 

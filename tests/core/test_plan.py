@@ -8,23 +8,25 @@ from ferrule.plan import step_tokens
 
 
 @pytest.mark.parametrize(
-    ("num_decodes", "tokens"),
+    ("num_decodes", "num_sequences", "tokens"),
     [
-        (0, 2048),
-        (1, 512),
-        (102, 512),
-        (103, 768),
-        (153, 768),
-        (154, 1024),
-        (205, 1280),
-        (256, 1280),
+        (0, 1, 2048),
+        (0, 256, 2048),
+        (1, 1, 512),
+        (64, 64, 512),
+        (1, 65, 768),
+        (65, 65, 768),
+        (96, 128, 1024),
+        (1, 256, 2048),
+        (256, 256, 2048),
     ],
 )
-def test_tokens_of_a_step_beside_so_many_streams(num_decodes, tokens):
-    assert step_tokens(num_decodes, 2048) == tokens
+def test_tokens_of_a_step_beside_so_many_streams(num_decodes, num_sequences, tokens):
+    assert step_tokens(num_decodes, num_sequences, 2048) == tokens
 
 
 @pytest.mark.parametrize("most", [1, 48, 511, 600])
 def test_no_step_has_more_than_the_most(most):
-    assert {step_tokens(num_decodes, most) for num_decodes in range(300)} <= {most, 512}
-    assert all(step_tokens(num_decodes, most) <= most for num_decodes in range(300))
+    found = {step_tokens(count, count, most) for count in range(300)}
+    assert found <= {most, 512}
+    assert max(found) <= most

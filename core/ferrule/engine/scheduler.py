@@ -121,7 +121,7 @@ class Scheduler:
         self._release_ending()
         step = Step()
         prefilling = self._add_decodes(step)
-        budget = step_tokens(len(step.chunks), self._max_batch_tokens) - len(step.chunks)
+        budget = self._step_tokens(len(step.chunks)) - len(step.chunks)
         for sequence in prefilling:
             if budget > 0:
                 budget -= self._add_prefill(step, sequence, budget)
@@ -182,6 +182,10 @@ class Scheduler:
             sequence.status = Status.ENDING
         if ending:
             self._keep_running()
+
+    def _step_tokens(self, num_decodes: int) -> int:
+        num_sequences = len(self._running) + min(len(self._waiting), len(self._free_slots))
+        return step_tokens(num_decodes, num_sequences, self._max_batch_tokens)
 
     def _add_decodes(self, step: Step) -> list[Sequence]:
         """Adds all sequences that lack one token; returns those that lack more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +14,13 @@ from ferrule.kernels.overlap import overlapping
 from ferrule.kernels.shared import SharedPrefix
 from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
 from ferrule.runtime.device_slots import DeviceSlots
+from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.model import Model
 from ferrule.runtime.packet import send
 from ferrule.runtime.shared_blocks import SharedBlocks
 
-GraphPool = Any
-"""A handle that torch gives and takes. A runner's graphs share one: they never run together."""
 FIRST_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batch sizes that are captured before the first request; others when they are first met."""
 
@@ -65,7 +64,7 @@ class DecodeGraphs:
         cache: Keys and values.
         slots: Last tokens, lengths and block tables.
         sampling: The slots' settings.
-        pool: Of the graphs' memory; None: no graphs, the same step runs kernel by kernel.
+        pool: Makes the graphs; None: no graphs, the same step runs kernel by kernel.
     """
 
     def __init__(
@@ -101,10 +100,16 @@ class DecodeGraphs:
         """Sizes to capture before the first request, largest first."""
         return [size for size in reversed(FIRST_SIZES) if size <= self._most]
 
-    def missing(self) -> list[GraphKey]:
-        """Every size without a graph, for samplers that need nothing; the smallest first."""
-        sizes = {graph_size(num_rows, self._most) for num_rows in range(1, self._most + 1)}
-        return [key for key in map(GraphKey, sorted(sizes)) if key not in self._graphs]
+    def missing(self, *, shares: bool = False) -> list[GraphKey]:
+        """Every size without a graph, for samplers that need nothing; the smallest first.
+
+        Args:
+            shares: Whether graphs for rows that share blocks are meant, which one alone cannot.
+        """
+        least = 2 if shares else 1
+        sizes = {graph_size(num_rows, self._most) for num_rows in range(least, self._most + 1)}
+        keys = [GraphKey(size, shares=shares) for size in sorted(sizes)]
+        return [key for key in keys if key not in self._graphs]
 
     def run(self, slots: Sequence[int], needs: Needs, shared: SharedBlocks | None) -> Sampled:
         """Launches one step.
@@ -164,20 +169,15 @@ class DecodeGraphs:
         slots.lengths[slots.padding_slot :].zero_()
         return Sampled(tokens=chosen, described=described)
 
-    def capture(self, key: GraphKey) -> None:
-        """Makes a graph."""
+    def capture(self, key: GraphKey, *, is_known: bool = False) -> None:
+        """Makes a graph; known: of kernels that have run before."""
+        assert self.pool is not None
         # What runs here must not touch a sequence: all rows pad.
         self._send([], None)
         self._sent = ((), None)
         self._sampling.prepare(key.needs)
         with overlapping(key.size == 1):
-            # A first run compiles kernels and makes library handles, which a capture may not.
-            self._step(key)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):
-                sampled = self._step(key)
-        self._graphs[key] = (graph, sampled)
+            self._graphs[key] = self.pool.capture(lambda: self._step(key), is_known=is_known)
 
 
 def shared_prefix(slots: DeviceSlots, starts: Tensor, shared: Tensor) -> SharedPrefix:

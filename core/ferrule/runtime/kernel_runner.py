@@ -13,6 +13,7 @@ from ferrule.plan import Chunk, Plan
 from ferrule.runtime.decode_graphs import DecodeGraphs, GraphKey, Sampled
 from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
 from ferrule.runtime.device_slots import DeviceSlots
+from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
 from ferrule.runtime.mixed_batch import MixedBatch, Shape
@@ -82,20 +83,26 @@ class KernelRunner:
         )
         self._looked_at: tuple[int, list[int]] = (0, [])
         self._shared: SharedBlocks | None = None
-        pool = torch.cuda.graph_pool_handle() if captures else None
+        pool = GraphPool() if captures else None
         self.graphs = DecodeGraphs(model, cache, self.device_slots, self.sampling, pool=pool)
         self.mixed = MixedGraphs(model, cache, self.device_slots, max_tokens=max_tokens, pool=pool)
 
     @torch.inference_mode()
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Does what would keep the first requests waiting."""
-        jobs = self.warm_up_jobs()
-        for done, job in enumerate(jobs, 1):
+        total = len(self.graphs.missing()) + len(self.mixed.missing())
+        firsts = self.warm_up_jobs()
+        for done, job in enumerate(firsts, 1):
             job()
-            report(done, len(jobs))
+            report(done, total)
+        sizes = [partial(self.graphs.capture, key) for key in self.graphs.missing()]
+        shapes = [partial(self.mixed.capture, shape) for shape in self.mixed.missing()]
+        for done, capture in enumerate((*sizes, *shapes), len(firsts) + 1):
+            capture(is_known=True)
+            report(done, total)
 
     def warm_up_jobs(self) -> list[Callable[[], None]]:
-        """The warm-up in parts, for ``torch.inference_mode``.
+        """The warm-up's graphs that have new kernels, for ``torch.inference_mode``.
 
         The largest comes first: the others then fit into the memory that it took. Those that have
         kernels of their own come next, so that of a few processes, each of which does every n-th,
@@ -120,10 +127,11 @@ class KernelRunner:
 
     @torch.inference_mode()
     def use_idle_time(self) -> bool:
-        """Captures a graph that steps would capture when they first need it."""
+        """Captures a graph that steps whose sequences share blocks would when they need it."""
         if self.graphs.pool is None or not _has_room(self.device):
             return False
-        sizes, shapes = self.graphs.missing(), self.mixed.missing()
+        sizes = self.graphs.missing(shares=True)
+        shapes = self.mixed.missing(shares=True)
         if sizes:
             self.graphs.capture(sizes[0])
         elif shapes:

@@ -6,7 +6,7 @@ H100 computes 512 tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ferrule.plan import LEAST_MIXED_TOKENS, step_tokens
-from ferrule.runtime.decode_graphs import GraphPool, shared_prefix
+from ferrule.runtime.decode_graphs import shared_prefix
 from ferrule.runtime.device_slots import DeviceSlots
+from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.mixed_batch import (
@@ -31,7 +32,7 @@ ROWS = (32, 64, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 1920,
 """Tokens of a step; one that has more runs kernel by kernel, and takes longer than its launch."""
 SINGLES = (8, 64, 256)
 FIRST_SHAPES = ((2048, 8), (512, 64), (512, 8), (128, 8))
-"""Rows and singles that are captured before the first request; others when they are first met."""
+"""Rows and singles that are captured first; their kernels are those of all others."""
 _ROWS_A_TILE = 16
 
 
@@ -64,7 +65,7 @@ class MixedGraphs:
         cache: Keys and values.
         slots: Last tokens, lengths and block tables.
         max_tokens: Most tokens of a step.
-        pool: Of the graphs' memory; None: no graphs, the same step runs kernel by kernel.
+        pool: Makes the graphs; None: no graphs, the same step runs kernel by kernel.
     """
 
     def __init__(
@@ -100,10 +101,15 @@ class MixedGraphs:
         ]
         return list(dict.fromkeys(shape for shape in found if shape is not None))
 
-    def missing(self) -> list[Shape]:
-        """Shapes without a graph that steps will take, the likeliest first."""
+    def missing(self, *, shares: bool = False) -> list[Shape]:
+        """Shapes without a graph that steps will take, the likeliest first.
+
+        Args:
+            shares: Whether graphs for single tokens that share blocks are meant.
+        """
         likely = likely_shapes(max_tokens=self._max_tokens, num_slots=self._num_slots)
-        return [shape for shape in likely if shape not in self._graphs]
+        shapes = [replace(shape, shares=shares) for shape in likely]
+        return [shape for shape in shapes if shape not in self._graphs]
 
     def run(self, batch: MixedBatch, *, wants_all: bool = False) -> Computed:
         """Launches the model on a batch.
@@ -139,18 +145,17 @@ class MixedGraphs:
         can = bool(getattr(self._model, "narrows", False))
         return can and shape.num_tiles > 0 and shape.num_rows > self._num_slots
 
-    def capture(self, shape: Shape) -> None:
-        """Makes the graph of a shape."""
+    def capture(self, shape: Shape, *, is_known: bool = False) -> None:
+        """Makes the graph of a shape; known: of kernels that have run before."""
+        assert self.pool is not None
         # What runs here touches no sequence: all rows pad.
         host = padding_numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
         numbers = torch.from_numpy(host).to(self._slots.device)
         inputs = tensors_of(numbers, shape, num_slots=self._num_slots)
         is_narrow = self._narrows(shape)
-        self._step(inputs, shape, is_narrow=is_narrow)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
-            hidden = self._step(inputs, shape, is_narrow=is_narrow)
+        graph, hidden = self.pool.capture(
+            lambda: self._step(inputs, shape, is_narrow=is_narrow), is_known=is_known
+        )
         self._graphs[shape] = (graph, numbers, inputs, hidden)
 
     def _step(self, inputs: MixedTensors, shape: Shape, *, is_narrow: bool) -> Tensor:
@@ -199,7 +204,14 @@ def likely_shapes(*, max_tokens: int, num_slots: int) -> list[Shape]:
         max_tokens: Most tokens of a step.
         num_slots: Most sequences at a time.
     """
-    full = [(step_tokens(count, max_tokens), count) for count in range(1, num_slots)]
+    # The fewest single tokens for each number of them that has graphs.
+    counts = (1, *(count + 1 for count in SINGLES))
+    full = [
+        (step_tokens(count, total, max_tokens), count)
+        for total in range(2, num_slots + 1)
+        for count in counts
+        if count < total
+    ]
     streams = [min(count, num_slots - 1) for count in SINGLES]
     ends = [(rows, count) for rows in ROWS if rows < LEAST_MIXED_TOKENS for count in streams]
     alone = [(rows, 0) for rows in reversed(ROWS)]

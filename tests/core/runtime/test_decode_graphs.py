@@ -166,3 +166,5 @@ def test_what_is_missing_is_every_size_that_a_batch_takes(parts):
     assert parts.graphs.missing() == keys
     parts.graphs._graphs[keys[1]] = None
     assert parts.graphs.missing() == [keys[0], *keys[2:]]
+    shared = [GraphKey(size, shares=True) for size in (2, 4, 6)]
+    assert parts.graphs.missing(shares=True) == shared, "one sequence shares with nobody"

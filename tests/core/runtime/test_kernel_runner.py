@@ -64,30 +64,35 @@ def captured(monkeypatch):
             device=torch.device("cpu"),
             captures=False,
         )
-        keys = []
+        keys, known = [], []
         for graphs in (runner.graphs, runner.mixed):
 
-            def capture(key, graphs=graphs):
+            def capture(key, is_known=False, graphs=graphs):
                 keys.append(key)
+                known.extend([key] * is_known)
                 graphs._graphs[key] = None
 
             monkeypatch.setattr(graphs, "capture", capture)
             monkeypatch.setattr(graphs, "pool", (0, 0))
+        runner.known = known
         return runner, keys
 
     monkeypatch.setattr(kernel_runner, "_has_room", lambda device: True)
     return make
 
 
-def test_the_warm_up_captures_all_first_ones_the_largest_first(captured):
+def test_the_warm_up_captures_every_graph_once_those_with_new_kernels_first(captured):
     runner, keys = captured(256)
     told = []
+    sizes, shapes = runner.graphs.first_sizes(), runner.mixed.first_shapes()
+    wanted = {*runner.graphs.missing(), *runner.mixed.missing()}
     runner.warm_up(lambda done, total: told.append((done, total)))
-    assert set(keys) == {
-        *map(GraphKey, runner.graphs.first_sizes()),
-        *runner.mixed.first_shapes(),
-    }
-    assert keys[0] == max(runner.mixed.first_shapes(), key=lambda shape: shape.num_rows)
+    assert set(keys) == wanted
+    assert len(keys) == len(wanted)
+    first = {*map(GraphKey, sizes), *shapes}
+    assert set(keys[: len(first)]) == first
+    assert runner.known == keys[len(first) :]
+    assert keys[0] == max(shapes, key=lambda shape: shape.num_rows)
     assert told == [(done, len(keys)) for done in range(1, len(keys) + 1)]
 
 
@@ -106,7 +111,7 @@ def test_shares_of_the_warm_up_have_as_many_kernels_to_compile(captured, count):
     assert min(shares) >= 6 // count
 
 
-def test_idle_time_captures_one_graph_after_another_until_none_is_missing(captured):
+def test_idle_time_captures_graphs_of_shared_blocks_one_after_another(captured):
     runner, keys = captured(8)
     runner.warm_up(lambda done, total: None)
     done = len(keys)
@@ -115,7 +120,8 @@ def test_idle_time_captures_one_graph_after_another_until_none_is_missing(captur
     while more[-1]:
         more.append(runner.use_idle_time())
     assert len(keys) == len(set(keys)) == done + len(more)
-    assert runner.graphs.missing() == runner.mixed.missing() == []
+    assert runner.graphs.missing(shares=True) == runner.mixed.missing(shares=True) == []
+    assert all(key.shares for key in keys[done:])
     assert not runner.use_idle_time()
     assert len(keys) == done + len(more)
 

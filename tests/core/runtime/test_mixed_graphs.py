@@ -180,7 +180,11 @@ def test_a_model_that_can_gives_the_rows_of_samples_alone_unless_all_are_wanted(
 
 @pytest.mark.parametrize(("num_slots", "max_tokens"), [(1, 64), (4, 600), (256, 2048), (300, 1700)])
 def test_likely_shapes_are_those_of_full_steps_and_of_prompts_alone(num_slots, max_tokens):
-    wanted = {Shape(step_tokens(count, max_tokens), count, 0) for count in range(num_slots)}
+    wanted = {
+        Shape(step_tokens(count, total, max_tokens), count, 0)
+        for total in range(num_slots)
+        for count in range(total + 1)
+    }
     wanted |= {Shape(rows, 0, 0) for rows in range(1, max_tokens)}
     found = likely_shapes(max_tokens=max_tokens, num_slots=num_slots)
     assert {padded_shape(shape, num_slots=num_slots) for shape in wanted} <= set(found)
@@ -190,10 +194,11 @@ def test_likely_shapes_are_those_of_full_steps_and_of_prompts_alone(num_slots, m
 
 def test_likely_shapes_of_the_usual_limits_written_out():
     found = [(s.num_rows, s.num_singles) for s in likely_shapes(max_tokens=2048, num_slots=256)]
-    full = [(512, 8), (512, 64), (512, 256), (768, 256), (1024, 256), (1280, 256)]
+    full = [(512, 8), (512, 64), (768, 8), (768, 64), (768, 256), (1024, 8)]
     assert found[:6] == full
-    assert len(found) == 6 + 13 + 8
-    assert {(32, 8), (64, 64), (256, 256), (384, 256), (2048, 8)} <= set(found)
+    steps = {(rows, count) for rows in range(768, 2049, 256) for count in (8, 64, 256)}
+    assert steps | {(32, 8), (64, 64), (256, 256), (384, 256)} <= set(found)
+    assert len(found) == 2 + len(steps) + 13 + 2
 
 
 def test_shapes_that_have_a_graph_are_not_missing(parts):
