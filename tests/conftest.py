@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import json
 import os
@@ -40,6 +41,15 @@ def smollm2() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ferrule-test-data"
     out = cache / "models"
     done = out / "done"
+    cache.mkdir(parents=True, exist_ok=True)
+    # Several processes may run tests at once; the others wait for the one that makes it.
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _make_models(out, cache, done)
+    return out
+
+
+def _make_models(out: Path, cache: Path, done: Path) -> None:
     if not done.exists():
         command = [sys.executable, DATA / "smollm2.py", "--out", out, "--cache", cache]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -49,7 +59,6 @@ def smollm2() -> Path:
                 pytest.fail(reason)
             pytest.skip(reason)
         done.touch()
-    return out
 
 
 def read_golden(name: str) -> list[dict]:
