@@ -32,6 +32,7 @@ from ferrule.runtime.kernel_attention import fits_kernels
 from ferrule.runtime.kernel_runner import KernelRunner
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.model import Model
+from ferrule.weight_memory import keep_copies
 
 _MANY_ROWS = 65536
 """From here on products are cut in one way, however many rows there are (kernels/tiles.py)."""
@@ -52,6 +53,8 @@ def main() -> int:
     chosen = find_match(options, Plugins.installed([Path(file) for file in options.plugins]))
     dtype = resolve_dtype(options.dtype, chosen.checkpoint, device)
     module = small_model(chosen, dtype=dtype, device=device)
+    if options.gguf_resident_copy == "on":
+        keep_copies(module)
     model = cast("Model", module)
     if fits_kernels(model.attention_specs(), device):
         compile_layers(module)
