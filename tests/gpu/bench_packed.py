@@ -46,7 +46,8 @@ def candidates(rows, outs, ins, layout):
     elif rows <= 16:
         shapes, stages, first = [(32, 2), (64, 4)], (3,), (False, True)
     else:
-        shapes, stages, first = [(64, 4), (64, 8)], (2, 3), (True,)
+        shapes, stages = [(64, 2), (64, 4), (128, 4), (128, 8), (256, 8)], (2, 3)
+        first = (False, True) if rows <= 32 else (True,)
     units = (1, 2) if layout.unit == 128 and rows <= 8 else (1,)
     for (block_n, warps), unit, stage, scales_first in product(shapes, units, stages, first):
         tiles = -(-outs // block_n)

@@ -24,6 +24,7 @@ from ferrule.kernels.packed_tiles import PackedTiles
 from ferrule.kernels.plane_layout import TILE, PlaneLayout, Planes
 from ferrule.kernels.planes import chunk_codes, chunk_scales, chunk_tops, field
 from ferrule.kernels.skinny import counters_of, gated_pair, matrix_rows
+from ferrule.kernels.unpack import scaled_codes
 
 
 # Specialised for row counts that 16 divides, it would be compiled anew while serving.
@@ -104,10 +105,8 @@ def _packed_kernel(
                     inside = inside & (column + in_group < num_in)
                 b = tl.load(x_at + column, mask=inside, other=0.0)
                 if SCALES_FIRST:
-                    w = w.to(tl.float32) * s[:, None]
-                    if HAS_MINIMUM:
-                        w -= m[:, None]
-                    total = tl.dot(w.to(TYPE), b, total, input_precision=PRECISION)
+                    w = scaled_codes(w, s, m, HAS_MINIMUM, FAST, TYPE)
+                    total = tl.dot(w, b, total, input_precision=PRECISION)
                 else:
                     total += tl.dot(w, b, input_precision=PRECISION) * s[:, None]
                     if HAS_MINIMUM:

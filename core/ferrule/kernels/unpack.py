@@ -149,3 +149,49 @@ def _code(
         above = (high >> (HIGH_AT + GROUP * HIGH_BITS)) & ((1 << HIGH_BITS) - 1)
         code |= above << LOW_BITS
     return code
+
+
+@triton.jit
+def scaled_codes(
+    codes,
+    scale,
+    minimum,
+    HAS_MINIMUM: tl.constexpr,
+    FAST: tl.constexpr,
+    TYPE: tl.constexpr,
+):
+    """``scale * code - minimum``, computed in float32: ``[rows, group], [rows], [rows]``.
+
+    By assembly, because the compiler would take pairs of bfloat16 apart and put them together.
+    """
+    if FAST and HAS_MINIMUM:
+        return tl.inline_asm_elementwise(
+            scaling_assembly(),
+            "=r,r,f,f,f,f",
+            [codes, scale[:, None], -minimum[:, None]],
+            dtype=tl.bfloat16,
+            is_pure=True,
+            pack=2,
+        )
+    if FAST:
+        return tl.inline_asm_elementwise(
+            scaling_assembly(),
+            "=r,r,f,f,f,f",
+            [codes, scale[:, None], tl.zeros_like(scale)[:, None]],
+            dtype=tl.bfloat16,
+            is_pure=True,
+            pack=2,
+        )
+    scaled = codes.to(tl.float32) * scale[:, None]
+    if HAS_MINIMUM:
+        scaled -= minimum[:, None]
+    return scaled.to(TYPE)
+
+
+@triton.constexpr_function
+def scaling_assembly():
+    """PTX from two bfloat16 $1, two scales $2 $3 and two summands $4 $5 to two bfloat16."""
+    return (
+        "{ .reg .b32 a, b; .reg .f32 c, d; shl.b32 a, $1, 16; and.b32 b, $1, 0xFFFF0000; "
+        "fma.rn.f32 c, a, $2, $4; fma.rn.f32 d, b, $3, $5; cvt.rn.bf16x2.f32 $0, d, c; }"
+    )
