@@ -68,9 +68,74 @@ close(linear(x[None])[0], plain)
 )
 
 
-def test_products_rows_and_copies_are_those_of_the_files_weights():
+MODEL = (
+    f"""
+import runpy, torch
+globals().update(runpy.run_path({str(BLOCKS)!r}))
+"""
+    + """
+from ferrule import ModelConfig, RopeConfig
+from ferrule.layers import Decoder
+from ferrule.layers.weights import TakesWeights
+from ferrule.quantization import formats
+from ferrule.quantization.formats import FORMATS
+from ferrule.weight_memory import keep_copies
+
+CPU = torch.device("cpu")
+KINDS = {"v_proj": "Q8_0", "down": "Q8_0", "lm_head": "Q8_0", "embed": "Q5_0", "gate": "Q4_1"}
+KINDS |= {"up_proj": "Q4_1"}
+
+def kind_of(name):
+    return next((kind for part, kind in KINDS.items() if part in name), "Q4_0")
+
+def make(config, is_packed):
+    formats._stays_packed = lambda dtype, device: is_packed
+    model = Decoder(config)
+    for path, module in model.named_modules():
+        if isinstance(module, TakesWeights):
+            shapes = module.weight_shapes(path)
+            kinds = {name: FORMATS[kind_of(name)] for name in shapes}
+            module.allocate(kinds, dtype=torch.float32, device=CPU)
+            for name, shape in shapes.items():
+                rows = random_blocks(kind_of(name), *shape, seed=len(name))
+                module.write(name, rows, kinds[name])
+            module.finish()
+        for parameter in module.parameters(recurse=False):
+            parameter.data = torch.ones(parameter.shape)
+    return model
+
+for is_tied in (True, False):
+    config = ModelConfig(
+        vocab_size=97,
+        hidden_size=64,
+        intermediate_size=96,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        rms_norm_eps=1e-5,
+        rope=RopeConfig(theta=10000.0, rotary_dim=16),
+        max_position_embeddings=64,
+        windows=(None,),
+        tie_word_embeddings=is_tied,
+    )
+    plain, packed = make(config, False), make(config, True)
+    for rows in (1, 40):
+        tokens = torch.randint(0, 97, (rows,))
+        with torch.inference_mode():
+            expected, found = (
+                model.logits(model(tokens, torch.arange(rows), [lambda q, *rest: q]))
+                for model in (plain, packed)
+            )
+        assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+        keep_copies(packed)
+"""
+)
+
+
+def run(program):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM],
+        [sys.executable, "-W", "ignore", "-c", program],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -78,3 +143,11 @@ def test_products_rows_and_copies_are_those_of_the_files_weights():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_products_rows_and_copies_are_those_of_the_files_weights():
+    run(PROGRAM)
+
+
+def test_a_model_of_mixed_types_computes_what_its_widened_weights_give():
+    run(MODEL)
