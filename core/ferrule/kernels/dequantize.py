@@ -35,6 +35,7 @@ def _dequantize_kernel(
 ):
     GROUP: tl.constexpr = field(LAYOUT, "group")
     CHUNKS: tl.constexpr = field(LAYOUT, "chunks_of_unit")
+    TYPE: tl.constexpr = tl.bfloat16 if FAST else tl.float32
     place = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row = (place < num_rows)[:, None]
     row = tl.minimum(place, num_rows - 1)
@@ -51,7 +52,6 @@ def _dequantize_kernel(
         s0, s1, s2, s3, m0, m1, m2, m3 = chunk_scales(
             scale, minimum, of_scale, of_minimum, row, chunk, num_chunks, LAYOUT, FAST
         )
-        TYPE: tl.constexpr = tl.bfloat16 if FAST else tl.float32
         w0, w1, w2, w3 = chunk_codes(low, high, row, chunk, num_chunks, number, LAYOUT, FAST, TYPE)
         for group in tl.static_range(4):
             w = w0 if group == 0 else (w1 if group == 1 else (w2 if group == 2 else w3))
