@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import torch
 from torch import nn
 
 from ferrule.batch_limits import BatchLimits, batch_limits
-from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.compile_ahead import start_compiling
 from ferrule.engine.block_pool import BlockPool
@@ -33,7 +33,6 @@ from ferrule.runtime.kernel_runner import KernelRunner
 from ferrule.runtime.kv_cache import NUM_EXTRA_BLOCKS, KVCache, block_bytes
 from ferrule.runtime.memory import (
     activation_bytes,
-    free_memory,
     gib,
     kv_budget,
     longest_context,
@@ -41,6 +40,15 @@ from ferrule.runtime.memory import (
 )
 from ferrule.runtime.model import Model
 from ferrule.runtime.runner import ModelRunner
+from ferrule.weight_memory import (
+    check_weights_fit,
+    copy_bytes,
+    copy_note,
+    keep_copies,
+    keeps_copies,
+    scratch_bytes,
+    weight_bytes,
+)
 
 Report = Callable[[Progress], None]
 
@@ -64,13 +72,19 @@ def build_engine(
     chosen = find_match(options, plugins, report)
     dtype = resolve_dtype(options.dtype, chosen.checkpoint, device)
     _check_max_length(options.max_length, chosen.config)
-    _check_weights_fit(chosen.checkpoint.tensors, dtype, device)
-    made_of = (dtype, batch_limits(options, device))
-    num_bytes = weight_bytes(chosen.checkpoint.tensors, dtype)
+    options = settle_copies(options, chosen, dtype, device)
+    has_copies, tensors = options.gguf_resident_copy == "on", chosen.checkpoint.tensors
+    check_weights_fit(tensors, dtype, device, has_copies=has_copies)
+    made_of = (dtype, batch_limits(options, device), has_copies)
+    num_bytes = weight_bytes(tensors, dtype, device)
+    num_bytes += copy_bytes(tensors, dtype, device) if has_copies else 0
     with start_compiling(options, chosen, made_of, device, num_bytes) as ahead:
         with plugins.calling(chosen.architecture, "build"):
             module = build(chosen)
         _load(module, chosen, dtype, device, report)
+        if has_copies:
+            report(Progress(stage="dequantising a copy for prompts"))
+            keep_copies(module)
         # What it takes of the device's memory must be free before the cache takes the rest.
         ahead.wait(lambda: report(Progress(stage="compiling kernels")))
     # That a plugin's module is a Model shows at its first call.
@@ -119,6 +133,16 @@ def step_bytes(
     )
 
 
+def settle_copies(
+    options: EngineOptions, chosen: Match, dtype: torch.dtype, device: torch.device
+) -> EngineOptions:
+    """The options with ``gguf_resident_copy`` on or off."""
+    limits = batch_limits(options, device)
+    reserve = step_bytes(options, chosen.config, limits, dtype, device)
+    keeps = keeps_copies(options, chosen.checkpoint.tensors, dtype, device, reserve)
+    return msgspec.structs.replace(options, gguf_resident_copy="on" if keeps else "off")
+
+
 def _check_max_length(max_length: int | None, config: ModelConfig) -> None:
     if max_length is not None and max_length > config.context_length:
         raise OptionError(
@@ -128,24 +152,6 @@ def _check_max_length(max_length: int | None, config: ModelConfig) -> None:
         )
     if max_length is not None and max_length < 2:
         raise OptionError(f"--max-length is {max_length}; expected at least 2 tokens.")
-
-
-def weight_bytes(tensors: Mapping[str, TensorInfo], dtype: torch.dtype) -> int:
-    """Bytes of all weights once they are loaded in ``dtype``."""
-    sizes = (torch.Size(info.shape).numel() for info in tensors.values())
-    return sum(sizes) * dtype.itemsize
-
-
-def _check_weights_fit(
-    tensors: Mapping[str, TensorInfo], dtype: torch.dtype, device: torch.device
-) -> None:
-    needed, free = weight_bytes(tensors, dtype), free_memory(device)
-    if needed > free:
-        raise OutOfMemoryError(
-            f"The weights need {gib(needed)} as {str(dtype).removeprefix('torch.')}, and "
-            f"{gib(free)} are free on {device}.",
-            hint="Free memory, or take a smaller or a 16-bit model.",
-        )
 
 
 def _load(
@@ -181,6 +187,9 @@ def _assemble(
     config, specs = chosen.config, model.attention_specs()
     limits = batch_limits(options, device)
     reserve = step_bytes(options, config, limits, dtype, device)
+    tensors, has_copies = chosen.checkpoint.tensors, options.gguf_resident_copy == "on"
+    if not has_copies:
+        reserve += scratch_bytes(tensors, dtype, device)
     budget = kv_budget(options.device_memory_utilization, device, reserve=reserve)
     max_length, num_blocks = _size_cache(
         options, config, specs, dtype, limits.num_sequences, budget
@@ -227,9 +236,14 @@ def _assemble(
         num_blocks=num_blocks,
         block_size=block_size,
         max_batch_size=limits.num_sequences,
-        weight_bytes=weight_bytes(chosen.checkpoint.tensors, dtype),
+        weight_bytes=weight_bytes(tensors, dtype, device)
+        + (copy_bytes(tensors, dtype, device) if has_copies else 0),
         kv_bytes=kv_bytes,
-        notes=[*chosen.notes, *_length_note(options, config, max_length)],
+        notes=[
+            *chosen.notes,
+            *_length_note(options, config, max_length),
+            *copy_note(tensors, dtype, device, has_copies=has_copies),
+        ],
     )
     return Engine(scheduler, runner), info
 

@@ -7,9 +7,11 @@ depend on sizes and not on weights or the number of layers, so a model of a few 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import nn
 
 from ferrule.batch_limits import batch_limits
 from ferrule.build import find_match
+from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.engine.options import EngineOptions
 from ferrule.loading import account, build, formats_by_owner
 from ferrule.matching import Match
@@ -32,6 +35,7 @@ from ferrule.runtime.kernel_attention import fits_kernels
 from ferrule.runtime.kernel_runner import KernelRunner
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.model import Model
+from ferrule.weight_memory import keep_copies
 
 _MANY_ROWS = 65536
 """From here on products are cut in one way, however many rows there are (kernels/tiles.py)."""
@@ -52,6 +56,8 @@ def main() -> int:
     chosen = find_match(options, Plugins.installed([Path(file) for file in options.plugins]))
     dtype = resolve_dtype(options.dtype, chosen.checkpoint, device)
     module = small_model(chosen, dtype=dtype, device=device)
+    if options.gguf_resident_copy == "on":
+        keep_copies(module)
     model = cast("Model", module)
     if fits_kernels(model.attention_specs(), device):
         compile_layers(module)
@@ -62,12 +68,18 @@ def main() -> int:
     return 0
 
 
-def small_config(config: ModelConfig) -> ModelConfig:
+def small_config(config: ModelConfig, least_layers: int = 1) -> ModelConfig:
     """The same sizes in a few layers, and no more rows of the vocabulary than kernels can tell.
 
     One layer for each window, and one more: the last may compute fewer rows than those before.
+
+    Args:
+        config: Of the whole model.
+        least_layers: That are wanted for another reason.
     """
-    windows = (*dict.fromkeys(config.windows), config.windows[-1])[: config.num_layers]
+    windows = (*dict.fromkeys(config.windows), config.windows[-1])
+    windows += (config.windows[-1],) * (least_layers - len(windows))
+    windows = windows[: config.num_layers]
     vocab_size = min(config.vocab_size, _MANY_ROWS + config.vocab_size % _DIVISOR)
     return replace(config, num_layers=len(windows), windows=windows, vocab_size=vocab_size)
 
@@ -76,17 +88,33 @@ def small_model(chosen: Match, *, dtype: torch.dtype, device: torch.device) -> n
     """A model of ``small_config`` with room for weights and nothing in it.
 
     Args:
-        chosen: The checkpoint, whose first layers' formats count.
+        chosen: The checkpoint.
         dtype: Of activations.
         device: Where it will run.
     """
-    module = build(replace(chosen, config=small_config(chosen.config)))
     tensors = chosen.checkpoint.tensors
+    config = small_config(chosen.config, num_layers_of_all_formats(tensors))
+    module = build(replace(chosen, config=config))
     for owner, formats in formats_by_owner(account(module, tensors), tensors):
         owner.allocate(formats, dtype=dtype, device=device)
         owner.finish()
     # Buffers alone: what was allocated is there already.
     return module.to(device).eval()
+
+
+def num_layers_of_all_formats(tensors: Mapping[str, TensorInfo]) -> int:
+    """How many of the first layers have every set of formats that a layer has.
+
+    Q4_K_M keeps some matrices in Q6_K in the first eighth of the layers, and in some of the others.
+    """
+    layers: dict[int, set[tuple[str, str]]] = {}
+    for name, info in tensors.items():
+        if found := re.search(r"\.(\d+)\.", name):
+            rest = name[: found.start()] + name[found.end() :]
+            layers.setdefault(int(found[1]), set()).add((rest, info.format))
+    kinds = [frozenset(layers[index]) for index in sorted(layers)]
+    firsts = [kinds.index(kind) for kind in set(kinds)]
+    return max(firsts, default=0) + 1
 
 
 def _runner(

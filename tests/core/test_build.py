@@ -176,12 +176,12 @@ def test_weights_larger_than_the_free_memory_are_refused_before_anything_is_read
     num_weights = sum(
         data.size for data in load_file(f"{options.model}/model.safetensors").values()
     )
-    monkeypatch.setattr("ferrule.build.free_memory", lambda device: num_weights * 4 - 1)
+    monkeypatch.setattr("ferrule.weight_memory.free_memory", lambda device: num_weights * 4 - 1)
     monkeypatch.setattr("ferrule.build.load", lambda *args, **kwargs: pytest.fail("loaded"))
     with pytest.raises(OutOfMemoryError, match="as float32"):
         build_engine(options)
     monkeypatch.undo()
-    monkeypatch.setattr("ferrule.build.free_memory", lambda device: num_weights * 2)
+    monkeypatch.setattr("ferrule.weight_memory.free_memory", lambda device: num_weights * 2)
     assert build_engine(changed(options, dtype="bfloat16"))[1].weight_bytes == num_weights * 2
 
 

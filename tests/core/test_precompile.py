@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,13 +14,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
 from ferrule import ModelConfig, RopeConfig
+from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.engine.options import EngineOptions
 from ferrule.kernels.tiles import choose_tiles
 from ferrule.layers import Linear
 from ferrule.matching import match
 from ferrule.plugins import Plugins
-from ferrule.precompile import small_config, small_model
+from ferrule.precompile import num_layers_of_all_formats, small_config, small_model
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -44,6 +46,20 @@ CASES = {
     "qwen2 of one layer": (Qwen2Config(**{**SIZES, "num_hidden_layers": 1}), [None]),
 }
 
+CONFIG = ModelConfig(
+    vocab_size=199,
+    hidden_size=4096,
+    intermediate_size=64,
+    num_layers=1,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=16,
+    rms_norm_eps=1e-5,
+    max_position_embeddings=64,
+    rope=RopeConfig(rotary_dim=16),
+    windows=(None,),
+)
+
 
 @pytest.fixture(scope="module", params=CASES)
 def chosen_and_windows(request, tmp_path_factory):
@@ -58,6 +74,25 @@ def test_there_is_a_layer_for_each_window_and_one_more_of_the_last(chosen_and_wi
     chosen, windows = chosen_and_windows
     model = small_model(chosen, dtype=torch.bfloat16, device=CPU)
     assert [spec.window for spec in model.attention_specs()] == windows
+
+
+def test_there_are_as_many_layers_as_show_every_set_of_formats():
+    def tensors(*formats):
+        named = {
+            f"model.layers.{i}.v.weight": TensorInfo(
+                name="v", shape=(2, 2), format=format, file=Path("f"), offset=0, nbytes=0
+            )
+            for i, format in enumerate(formats)
+        }
+        embedding = replace(named["model.layers.0.v.weight"], format="Q3_K")
+        return {"model.embed.weight": embedding, **named}
+
+    assert num_layers_of_all_formats(tensors("BF16", "BF16")) == 1
+    assert num_layers_of_all_formats(tensors("Q6_K", "Q6_K", "Q4_K", "Q6_K", "Q4_K")) == 3
+    config = replace(CONFIG, num_layers=5, windows=(None,) * 5)
+    assert small_config(config, 3).windows == (None, None, None)
+    assert small_config(config, 9).windows == (None,) * 5
+    assert small_config(config).num_layers == 2
 
 
 def test_everything_is_allocated_in_the_sizes_of_the_whole_model(chosen_and_windows):
@@ -87,19 +122,7 @@ def test_nothing_of_the_weights_is_read(chosen_and_windows, monkeypatch):
 
 @pytest.mark.parametrize("vocab_size", [199, 32000, 65536, 128256, 151665, 151936])
 def test_a_smaller_vocabulary_is_cut_into_products_as_the_whole_one_is(vocab_size):
-    config = ModelConfig(
-        vocab_size=vocab_size,
-        hidden_size=4096,
-        intermediate_size=64,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=16,
-        rms_norm_eps=1e-5,
-        max_position_embeddings=64,
-        rope=RopeConfig(rotary_dim=16),
-        windows=(None,),
-    )
+    config = replace(CONFIG, vocab_size=vocab_size)
     small = small_config(config)
     assert small == replace(config, vocab_size=small.vocab_size)
     assert small.vocab_size <= min(vocab_size, 65536 + 15)

@@ -14,6 +14,14 @@ _MODEL = "Model"
 _LIMITS = "Limits and memory"
 
 
+class ResidentCopy(StrEnum):
+    """The choices of ``--gguf-resident-copy``."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Dtype(StrEnum):
     """What ``--dtype`` takes."""
 
@@ -131,6 +139,15 @@ KvCachePageSize = Annotated[
 NumKvBlocks = Annotated[
     int | None, flag("--num-kv-blocks", min=1, hidden=True, help="KV cache blocks, exactly.")
 ]
+GgufResidentCopy = Annotated[
+    ResidentCopy,
+    flag(
+        "--gguf-resident-copy",
+        panel=_LIMITS,
+        help="Whether packed weights on a GPU are kept as 16-bit numbers too, which makes prompts "
+        "and large batches faster; auto: where enough memory is left for the KV cache.",
+    ),
+]
 EnablePrefixCaching = Annotated[
     bool,
     flag(
@@ -157,6 +174,7 @@ def engine_flags(
     device_memory_utilization: DeviceMemoryUtilization = None,
     kv_cache_page_size: KvCachePageSize = 64,
     num_kv_blocks: NumKvBlocks = None,
+    gguf_resident_copy: GgufResidentCopy = ResidentCopy.auto,
     enable_prefix_caching: EnablePrefixCaching = True,
 ) -> EngineOptions:
     """The options of an engine from their flags.
@@ -179,6 +197,7 @@ def engine_flags(
         device_memory_utilization=device_memory_utilization,
         kv_cache_page_size=kv_cache_page_size,
         num_kv_blocks=num_kv_blocks,
+        gguf_resident_copy=gguf_resident_copy.value,
         enable_prefix_caching=enable_prefix_caching,
     )
 

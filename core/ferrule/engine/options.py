@@ -21,6 +21,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         num_kv_blocks: KV blocks; None: as many as are of use and fit.
         device_memory_utilization: Share of the device's memory that may be used; None: 0.9 of a
             GPU, and half of what is free on the host.
+        gguf_resident_copy: auto, on or off: whether packed weights on a GPU are kept in the
+            activations' type as well, for products of many rows.
         enable_prefix_caching: Whether prompts share the blocks of equal beginnings.
         architecture: Overrules the match.
         weight_adapter: Overrules the match.
@@ -39,6 +41,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     kv_cache_page_size: int = 64
     num_kv_blocks: int | None = None
     device_memory_utilization: float | None = None
+    gguf_resident_copy: str = "auto"
     enable_prefix_caching: bool = True
     architecture: str | None = None
     weight_adapter: str | None = None

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from ferrule.build import batch_limits, step_bytes, weight_bytes
+from ferrule.build import batch_limits, settle_copies, step_bytes
 from ferrule.engine.options import EngineOptions
 from ferrule.inspection.report import Memory
 from ferrule.layers.attention import AttentionSpec
 from ferrule.matching import Match
 from ferrule.runtime.kv_cache import block_bytes
 from ferrule.runtime.memory import free_memory, kv_budget
+from ferrule.weight_memory import copy_bytes, weight_bytes
 
 
 def needed_memory(
@@ -37,7 +38,10 @@ def needed_memory(
     Raises:
         OptionError: The share of the memory is out of range.
     """
-    weights = weight_bytes(match.checkpoint.tensors, dtype)
+    tensors = match.checkpoint.tensors
+    weights = weight_bytes(tensors, dtype, device)
+    if settle_copies(options, match, dtype, device).gguf_resident_copy == "on":
+        weights += copy_bytes(tensors, dtype, device)
     block_size = options.kv_cache_page_size
     per_block = block_bytes(specs, block_size=block_size, dtype=dtype)
     budget = _budget(match, options, dtype, device, weights)

@@ -28,7 +28,7 @@ from ferrule.kernels.tiles import Tiles
 
 
 @triton.jit
-def _matrix_rows(tile, num_out, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
+def matrix_rows(tile, num_out, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
     """Rows of the matrix that a tile takes; gated: a gate row and its up row in turn."""
     row = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     if GATED:
@@ -38,7 +38,7 @@ def _matrix_rows(tile, num_out, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
 
 
 @triton.jit
-def _gated(gate, up, TYPE: tl.constexpr):
+def gated_pair(gate, up, TYPE: tl.constexpr):
     """``silu(gate) * up``, rounded where separate kernels would round."""
     gate = gate.to(TYPE).to(tl.float32)
     return (gate / (1 + tl.exp(-gate))).to(TYPE) * up.to(TYPE)
@@ -62,7 +62,7 @@ def _one_row_kernel(
     OVERLAP: tl.constexpr,
 ):
     tile = tl.program_id(0)
-    row = _matrix_rows(tile, num_out, BLOCK_N, GATED)
+    row = matrix_rows(tile, num_out, BLOCK_N, GATED)
     source = weight + row.to(tl.int64)[:, None] * num_in
     if OVERLAP:
         follow()
@@ -82,7 +82,7 @@ def _one_row_kernel(
     if GATED:
         gate, up = tl.split(tl.reshape(result, [BLOCK_N // 2, 2]))
         at = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
-        tl.store(out + at, _gated(gate, up, out.dtype.element_ty), mask=at < num_out // 2)
+        tl.store(out + at, gated_pair(gate, up, out.dtype.element_ty), mask=at < num_out // 2)
     else:
         at = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         if ADDS:
@@ -115,7 +115,7 @@ def _skinny_kernel(
     PRECISION: tl.constexpr,
 ):
     tile, split = tl.program_id(0), tl.program_id(1)
-    row = _matrix_rows(tile, num_out, BLOCK_N, GATED)
+    row = matrix_rows(tile, num_out, BLOCK_N, GATED)
     source = weight + row.to(tl.int64)[:, None] * num_in
     member = tl.arange(0, BLOCK_M)
     is_member = (member < num_rows)[None, :]
@@ -158,7 +158,7 @@ def _skinny_kernel(
         at = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
         tl.store(
             out + member[None, :] * width + at[:, None],
-            _gated(gate, up, out.dtype.element_ty),
+            gated_pair(gate, up, out.dtype.element_ty),
             mask=is_member & (at < width)[:, None],
         )
     else:
@@ -230,7 +230,7 @@ def skinny_product(
         add_to,
         out,
         partials,
-        _counters(x.device, max(1 << 14, num_tiles)),
+        counters_of(x.device, max(1 << 14, num_tiles)),
         num_rows,
         num_out,
         num_in,
@@ -253,6 +253,6 @@ def _fitting_stages(tiles: Tiles, num_rows: int, x: Tensor) -> int:
 
 
 @lru_cache
-def _counters(device: torch.device, size: int) -> Tensor:
+def counters_of(device: torch.device, size: int) -> Tensor:
     """How many programs of a tile are done; every launch leaves zeros."""
     return torch.zeros(size, dtype=torch.int32, device=device)

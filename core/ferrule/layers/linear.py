@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ferrule.kernels.product import silu_mul
-from ferrule.quantization.format import Format, Storage
+from ferrule.quantization.format import Format, Storage, WritesInto
 
 
 class Linear(nn.Module):
@@ -49,10 +49,28 @@ class Linear(nn.Module):
         """
         if len(self.storages) == 1:
             return self.storages[0].multiply(x, self.bias, add_to)
+        if self._writes_beside(x):
+            return self._write_beside(x, add_to)
         y = torch.cat([storage.multiply(x) for storage in self.storages], dim=-1)
         if self.bias is not None:
             y = y + self.bias
         return y if add_to is None else add_to + y
+
+    def _writes_beside(self, x: Tensor) -> bool:
+        """Whether storages can write into parts of one output; the compiler would copy them."""
+        is_plain = x.dim() == 2 and not torch.compiler.is_compiling()
+        return is_plain and all(isinstance(storage, WritesInto) for storage in self.storages)
+
+    def _write_beside(self, x: Tensor, add_to: Tensor | None) -> Tensor:
+        out = x.new_empty(x.shape[0], self.out_features) if add_to is None else add_to
+        start = 0
+        for storage in self.storages:
+            assert isinstance(storage, WritesInto)
+            end = start + storage.num_rows
+            bias = None if self.bias is None else self.bias[start:end]
+            storage.multiply_into(x, out[:, start:end], bias, adds=add_to is not None)
+            start = end
+        return out
 
     def gated(self, x: Tensor) -> Tensor:
         """``silu(gate) * up`` of a product whose first half is the gate.

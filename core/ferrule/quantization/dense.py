@@ -34,6 +34,12 @@ class DenseFormat:
         """The bytes seen as numbers; no copy."""
         return data.view(self.dtype)
 
+    def memory(
+        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Bytes of a matrix in the activations' type."""
+        return num_rows * num_cols * dtype.itemsize
+
     def allocate(
         self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
     ) -> DenseStorage:

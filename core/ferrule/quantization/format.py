@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,6 +51,24 @@ class Storage(Protocol):
         ...
 
 
+@runtime_checkable
+class WritesInto(Protocol):
+    """A storage whose product may go into columns of a wider output."""
+
+    num_rows: int
+
+    def multiply_into(self, x: Tensor, out: Tensor, bias: Tensor | None, *, adds: bool) -> None:
+        """Writes the product to ``out``, or adds it.
+
+        Args:
+            x: ``[rows, num_cols]``.
+            out: ``[rows, num_rows]``, contiguous within a row.
+            bias: ``[num_rows]``.
+            adds: Whether what is in ``out`` is kept.
+        """
+        ...
+
+
 class Format(Protocol):
     """How weights lie in a file: each row is a whole number of blocks."""
 
@@ -80,6 +98,12 @@ class Format(Protocol):
 
     def dequantize(self, data: Tensor) -> Tensor:
         """``[..., bytes]`` uint8 to ``[..., weights]`` in the format's exact float type."""
+        ...
+
+    def memory(
+        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Bytes that ``allocate`` takes."""
         ...
 
     def allocate(

@@ -9,20 +9,27 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from ferrule.kernels.available import has_triton
+from ferrule.kernels.plane_layout import LAYOUTS
 from ferrule.quantization.dense import DenseFormat, DenseStorage
-from ferrule.quantization.format import Format, FormatTable
+from ferrule.quantization.format import Format, FormatTable, Storage
 from ferrule.quantization.gguf_blocks import DEQUANTIZERS
+from ferrule.quantization.packed import PackedStorage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockFormat:
-    """A GGUF block type, widened to the activations' type while it is loaded."""
+    """A GGUF block type: kept packed where kernels read it, widened while it loads elsewhere."""
 
     name: str
     block_size: int
     block_bytes: int
     function: Callable[[Tensor], Tensor]
-    layout: str = "dense"
+
+    @property
+    def layout(self) -> str:
+        """Each type has planes of its own."""
+        return self.name
 
     def row_bytes(self, num_cols: int) -> int:
         """Bytes of one stored row; rows are whole blocks."""
@@ -33,11 +40,26 @@ class BlockFormat:
         """``[..., row_bytes]`` uint8 to ``[..., cols]`` float32, bit-equal to ``gguf.quants``."""
         return self.function(data)
 
+    def memory(
+        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Bytes of the planes, or of the widened matrix."""
+        if _stays_packed(dtype, device):
+            return LAYOUTS[self.name].num_bytes(num_rows, num_cols)
+        return num_rows * num_cols * dtype.itemsize
+
     def allocate(
         self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
-    ) -> DenseStorage:
-        """Room for the widened matrix."""
+    ) -> Storage:
+        """Room for the matrix."""
+        if _stays_packed(dtype, device):
+            return PackedStorage(num_rows, num_cols, type=self.name, dtype=dtype, device=device)
         return DenseStorage(num_rows, num_cols, dtype=dtype, device=device)
+
+
+def _stays_packed(dtype: torch.dtype, device: torch.device) -> bool:
+    """float32 on a GPU is for checks, so weights are widened."""
+    return device.type == "cuda" and dtype is not torch.float32 and has_triton()
 
 
 def _all_formats() -> dict[str, Format]:

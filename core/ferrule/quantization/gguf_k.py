@@ -61,13 +61,19 @@ def _scaled(codes: Tensor, scale: Tensor, minimum: Tensor | None = None) -> Tens
 
 
 def _scales_and_minima(head: Tensor) -> tuple[Tensor, Tensor]:
-    """The eight scales and minima at the head of q4_k and q5_k: ``[..., 16] -> [..., 8]`` twice.
+    """The eight scales and minima at the head of q4_k and q5_k: ``[..., 16] -> [..., 8]`` twice."""
+    scales, minima = scale_codes(head[..., 4:])
+    return half(head[..., :2]) * scales, half(head[..., 2:4]) * minima
 
-    After d and dmin come 12 bytes: bytes 0-3 hold scales 0-3 and bytes 4-7 minima 0-3 in their low
-    six bits; bytes 8-11 hold the low nibbles of scales 4-7 (low half) and of minima 4-7 (high
-    half), whose upper two bits fill up the first eight bytes.
+
+def scale_codes(data: Tensor) -> tuple[Tensor, Tensor]:
+    """The 6-bit scales and minima of q4_k and q5_k: ``[..., 12] -> [..., 8]`` twice, uint8.
+
+    Bytes 0-3 hold scales 0-3 and bytes 4-7 minima 0-3 in their low six bits; bytes 8-11 hold the
+    low nibbles of scales 4-7 (low half) and of minima 4-7 (high half), whose upper two bits fill up
+    the first eight bytes.
     """
-    first, second, nibbles = head[..., 4:].unflatten(-1, (3, 4)).unbind(-2)
+    first, second, nibbles = data.unflatten(-1, (3, 4)).unbind(-2)
     scales = torch.cat([first & 63, (nibbles & 15) | ((first >> 2) & 48)], dim=-1)
     minima = torch.cat([second & 63, (nibbles >> 4) | ((second >> 2) & 48)], dim=-1)
-    return half(head[..., :2]) * scales, half(head[..., 2:4]) * minima
+    return scales, minima

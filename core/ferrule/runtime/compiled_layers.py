@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ferrule.kernels.packed_weight import PackedWeight
 from ferrule.layers.attention import AttentionSpec
 from ferrule.runtime.attend_op import OpaqueAttend
 from ferrule.runtime.kernel_attention import LayerAttend
@@ -166,9 +168,16 @@ def _fix_sizes(layer: nn.Module) -> None:
 
     for part in layer.modules():
         for storage in getattr(part, "storages", []):
-            for value in vars(storage).values():
+            for value in tree_leaves(_parts(storage)):
                 if isinstance(value, Tensor):
                     mark_static(value)
+
+
+def _parts(storage: object) -> list[object]:
+    """What a storage holds, and what a packed weight in it holds."""
+    held = list(vars(storage).values())
+    packed = [value for value in held if isinstance(value, PackedWeight)]
+    return [*held, *(part for value in packed for part in (value.planes, value.copy))]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from ferrule.runtime.pending_tokens import PendingTokens, described_to_host, to_
 from ferrule.runtime.shared_blocks import SharedBlocks, find_shared
 from ferrule.runtime.slots import Slots
 
-_SIZES_WITH_KERNELS = (64, 32, 8, 1)
+_SIZES_WITH_KERNELS = (64, 32, 16, 8, 1)
 """Decode sizes whose products are cut otherwise than those of every other size."""
 _LEAST_ROOM = 1 << 30
 """Free memory below which no graph is made that nobody has asked for."""
