@@ -92,32 +92,6 @@ def test_float16_activations():
         assert error(storage.multiply(x), x.double() @ weight.T) < 1e-3
 
 
-def test_overlapping_kernels_give_the_same_bits():
-    from ferrule.kernels.norm import add_rms_norm
-    from ferrule.kernels.overlap import overlapping
-
-    layers = [
-        (loaded("Q4_K", 8192, 2048, seed=i)[0], loaded("Q6_K", 2048, 4096, seed=i)[0])
-        for i in range(8)
-    ]
-    scale = torch.ones(2048, device=DEVICE).bfloat16()
-
-    def chain(x):
-        hidden = x
-        for up, down in layers:
-            normed, hidden = add_rms_norm(x, hidden, scale, 1e-5)
-            x = down.multiply(up.multiply_gated(normed) * 1e-3)
-        return hidden
-
-    for rows in (1, 2, 8):
-        x = torch.randn(rows, 2048, device=DEVICE).bfloat16()
-        plain = chain(x)
-        assert plain.isfinite().all()
-        for _ in range(10):
-            with overlapping(True):
-                assert torch.equal(chain(x), plain), rows
-
-
 def test_a_compiled_function_calls_packed_products():
     storage, weight = loaded("Q4_K", 256, 512)
 

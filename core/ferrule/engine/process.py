@@ -37,7 +37,7 @@ _PARENT_CHECK_SECONDS = 0.5
 _OPTIONS_SECONDS = 60
 _FLUSH_MILLISECONDS = 2000
 _QUIET_MILLISECONDS = 200
-"""So long nobody must have said anything before the time is used."""
+"""So long nobody must have said anything before the time is used, until somebody does."""
 
 
 def serve_engine(address: str, build: Build) -> int:
@@ -111,9 +111,11 @@ def _has_message(engine: Engine, socket: Socket) -> bool:
     """Whether there is something to take in; without work it comes sooner or later."""
     if engine.has_work:
         return bool(socket.poll(0))
-    while not socket.poll(_QUIET_MILLISECONDS):
+    quiet = _QUIET_MILLISECONDS
+    while not socket.poll(quiet):
         if not engine.idle():
             return bool(socket.poll(None))
+        quiet = 0
     return True
 
 

@@ -18,8 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ferrule.kernels.follow import follow
-from ferrule.kernels.overlap import launch_options, shared_memory
+from ferrule.kernels.overlap import shared_memory
 from ferrule.kernels.packed_tiles import PackedTiles
 from ferrule.kernels.plane_layout import TILE, PlaneLayout, Planes
 from ferrule.kernels.planes import chunk_codes, chunk_scales, chunk_tops, field
@@ -58,7 +57,6 @@ def _packed_kernel(
     HAS_BIAS: tl.constexpr,
     ADDS: tl.constexpr,
     GATED: tl.constexpr,
-    OVERLAP: tl.constexpr,
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -78,8 +76,6 @@ def _packed_kernel(
     begin = split * share
     end = tl.minimum(begin + share, num_units)
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    if OVERLAP:
-        follow()
     # Said of the loop, it holds for loads of scales too.
     for unit in tl.range(begin, end, UNITS, num_stages=STAGES):
         for number in tl.static_range(UNITS * CHUNKS):
@@ -191,7 +187,6 @@ def packed_product(
     if tiles.splits > 1:
         shape = (num_tiles * tiles.splits, tiles.block_n * block_m)
         partials = torch.empty(shape, dtype=torch.float32, device=x.device)
-    overlap = launch_options(x.device) if num_rows == 1 else {"OVERLAP": False}
     _packed_kernel[(num_tiles, tiles.splits)](
         x,
         *planes,
@@ -220,7 +215,6 @@ def packed_product(
         FAST=x.is_cuda and x.dtype is torch.bfloat16 and not layout.has_levels,
         PRECISION="ieee" if x.dtype is torch.float32 else "tf32",
         num_warps=tiles.num_warps,
-        **overlap,
     )
     return out
 

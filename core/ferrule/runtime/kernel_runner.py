@@ -90,16 +90,10 @@ class KernelRunner:
     @torch.inference_mode()
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Does what would keep the first requests waiting."""
-        total = len(self.graphs.missing()) + len(self.mixed.missing())
-        firsts = self.warm_up_jobs()
-        for done, job in enumerate(firsts, 1):
+        jobs = self.warm_up_jobs()
+        for done, job in enumerate(jobs, 1):
             job()
-            report(done, total)
-        sizes = [partial(self.graphs.capture, key) for key in self.graphs.missing()]
-        shapes = [partial(self.mixed.capture, shape) for shape in self.mixed.missing()]
-        for done, capture in enumerate((*sizes, *shapes), len(firsts) + 1):
-            capture(is_known=True)
-            report(done, total)
+            report(done, len(jobs))
 
     def warm_up_jobs(self) -> list[Callable[[], None]]:
         """The warm-up's graphs that have new kernels, for ``torch.inference_mode``.
@@ -127,16 +121,21 @@ class KernelRunner:
 
     @torch.inference_mode()
     def use_idle_time(self) -> bool:
-        """Captures a graph that steps whose sequences share blocks would when they need it."""
+        """Captures a graph that steps would capture when they first need it."""
         if self.graphs.pool is None or not _has_room(self.device):
             return False
-        sizes = self.graphs.missing(shares=True)
-        shapes = self.mixed.missing(shares=True)
-        if sizes:
-            self.graphs.capture(sizes[0])
-        elif shapes:
-            self.mixed.capture(shapes[0])
-        return len(sizes) + len(shapes) > 1
+        captures = self._missing()
+        if captures:
+            captures[0]()
+        return len(captures) > 1
+
+    def _missing(self) -> list[Callable[[], None]]:
+        """Captures of the graphs that are not there yet, the likeliest first."""
+        sizes = [partial(self.graphs.capture, key, is_known=True) for key in self.graphs.missing()]
+        shapes = [partial(self.mixed.capture, one, is_known=True) for one in self.mixed.missing()]
+        shared = [partial(self.graphs.capture, key) for key in self.graphs.missing(shares=True)]
+        shared += [partial(self.mixed.capture, one) for one in self.mixed.missing(shares=True)]
+        return [*sizes, *shapes, *shared]
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> PendingTokens:

@@ -213,7 +213,7 @@ def test_the_loop_sleeps_when_nothing_is_left_for_idle_time(sockets, impatient):
     run_with(runner, (socket, client), [])
 
     assert runner.did == ["idle"] * 3
-    assert socket.timeouts == [1, 1, 1, None]
+    assert socket.timeouts == [1, 0, 0, None], "it has been quiet once, and nobody has spoken since"
 
 
 def test_a_message_that_is_there_goes_before_idle_time(sockets):
