@@ -22,7 +22,7 @@ from ferrule.engine.scheduler import Scheduler
 from ferrule.errors import OptionError, OutOfMemoryError
 from ferrule.kernels.available import has_triton
 from ferrule.layers.attention import AttentionSpec
-from ferrule.loading import build, load
+from ferrule.loading import build, load, weight_bytes
 from ferrule.matching import Match, match
 from ferrule.model_config import ModelConfig
 from ferrule.plugins import Plugins
@@ -66,7 +66,7 @@ def build_engine(
     _check_max_length(options.max_length, chosen.config)
     _check_weights_fit(chosen.checkpoint.tensors, dtype, device)
     made_of = (dtype, batch_limits(options, device))
-    num_bytes = weight_bytes(chosen.checkpoint.tensors, dtype)
+    num_bytes = weight_bytes(chosen.checkpoint.tensors, dtype, device)
     with start_compiling(options, chosen, made_of, device, num_bytes) as ahead:
         with plugins.calling(chosen.architecture, "build"):
             module = build(chosen)
@@ -130,16 +130,10 @@ def _check_max_length(max_length: int | None, config: ModelConfig) -> None:
         raise OptionError(f"--max-length is {max_length}; expected at least 2 tokens.")
 
 
-def weight_bytes(tensors: Mapping[str, TensorInfo], dtype: torch.dtype) -> int:
-    """Bytes of all weights once they are loaded in ``dtype``."""
-    sizes = (torch.Size(info.shape).numel() for info in tensors.values())
-    return sum(sizes) * dtype.itemsize
-
-
 def _check_weights_fit(
     tensors: Mapping[str, TensorInfo], dtype: torch.dtype, device: torch.device
 ) -> None:
-    needed, free = weight_bytes(tensors, dtype), free_memory(device)
+    needed, free = weight_bytes(tensors, dtype, device), free_memory(device)
     if needed > free:
         raise OutOfMemoryError(
             f"The weights need {gib(needed)} as {str(dtype).removeprefix('torch.')}, and "
@@ -227,7 +221,7 @@ def _assemble(
         num_blocks=num_blocks,
         block_size=block_size,
         max_batch_size=limits.num_sequences,
-        weight_bytes=weight_bytes(chosen.checkpoint.tensors, dtype),
+        weight_bytes=weight_bytes(chosen.checkpoint.tensors, dtype, device),
         kv_bytes=kv_bytes,
         notes=[*chosen.notes, *_length_note(options, config, max_length)],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +134,26 @@ def formats_by_owner(
         formats = owners.setdefault(id(home.owner), (home.owner, {}))[1]
         formats[name] = FORMATS[tensors[name].format]
     return list(owners.values())
+
+
+def weight_bytes(
+    tensors: Mapping[str, TensorInfo], dtype: torch.dtype, device: torch.device
+) -> int:
+    """Bytes that all weights take of the device's memory once they are loaded.
+
+    Args:
+        tensors: Headers by canonical name.
+        dtype: Of activations and of weights that are not kept packed.
+        device: Where the model would run.
+    """
+    return sum(_loaded_bytes(info, dtype, device) for info in tensors.values())
+
+
+def _loaded_bytes(info: TensorInfo, dtype: torch.dtype, device: torch.device) -> int:
+    if len(info.shape) != 2 or info.format not in FORMATS:
+        return prod(info.shape) * dtype.itemsize
+    rows, cols = info.shape
+    return FORMATS[info.format].allocated_bytes(rows, cols, dtype=dtype, device=device)
 
 
 def load(

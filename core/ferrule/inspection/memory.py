@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ferrule.build import batch_limits, step_bytes, weight_bytes
+from ferrule.build import batch_limits, step_bytes
 from ferrule.engine.options import EngineOptions
 from ferrule.inspection.report import Memory
 from ferrule.layers.attention import AttentionSpec
+from ferrule.loading import weight_bytes
 from ferrule.matching import Match
 from ferrule.runtime.kv_cache import block_bytes
 from ferrule.runtime.memory import free_memory, kv_budget
@@ -37,7 +38,7 @@ def needed_memory(
     Raises:
         OptionError: The share of the memory is out of range.
     """
-    weights = weight_bytes(match.checkpoint.tensors, dtype)
+    weights = weight_bytes(match.checkpoint.tensors, dtype, device)
     block_size = options.kv_cache_page_size
     per_block = block_bytes(specs, block_size=block_size, dtype=dtype)
     budget = _budget(match, options, dtype, device, weights)

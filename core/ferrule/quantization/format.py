@@ -88,5 +88,11 @@ class Format(Protocol):
         """Room for a matrix; ``dtype`` is that of the activations it will meet."""
         ...
 
+    def allocated_bytes(
+        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Bytes that the same matrix takes of the device's memory once it is loaded."""
+        ...
+
 
 FormatTable = Mapping[str, Format]

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from ferrule.quantization.dense import DenseFormat, DenseStorage
-from ferrule.quantization.format import Format, FormatTable
+from ferrule.quantization.format import Format, FormatTable, Storage
 from ferrule.quantization.gguf_blocks import DEQUANTIZERS
+from ferrule.quantization.int4_codes import INT4_FORMATS
+from ferrule.quantization.int4_cpu import Int4Storage, int4_bytes, packs_int4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockFormat:
-    """A GGUF block type, widened to the activations' type while it is loaded."""
+    """A GGUF block type: kept packed where that multiplies faster, or widened while it loads."""
 
     name: str
     block_size: int
@@ -35,9 +37,19 @@ class BlockFormat:
 
     def allocate(
         self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
-    ) -> DenseStorage:
-        """Room for the widened matrix."""
+    ) -> Storage:
+        """Room for the matrix, packed or widened."""
+        if packs_int4(self.name, num_cols, dtype, device):
+            return Int4Storage(num_rows, num_cols)
         return DenseStorage(num_rows, num_cols, dtype=dtype, device=device)
+
+    def allocated_bytes(
+        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Of a matrix once it is loaded."""
+        if packs_int4(self.name, num_cols, dtype, device):
+            return int4_bytes(num_rows, num_cols)
+        return num_rows * num_cols * dtype.itemsize
 
 
 def _all_formats() -> dict[str, Format]:
@@ -56,6 +68,7 @@ def _all_formats() -> dict[str, Format]:
             block_size=block.block_size,
             block_bytes=block.block_bytes,
             function=block.dequantize,
+            layout="int4" if name in INT4_FORMATS else "dense",
         )
     return formats
 
