@@ -12,8 +12,8 @@ from torch import Tensor
 from ferrule.quantization.dense import DenseFormat, DenseStorage
 from ferrule.quantization.format import Format, FormatTable, Storage
 from ferrule.quantization.gguf_blocks import DEQUANTIZERS
-from ferrule.quantization.int4_codes import INT4_FORMATS
 from ferrule.quantization.int4_cpu import Int4Storage, int4_bytes, packs_int4
+from ferrule.quantization.packed_cpu import PackedStorage, stays_packed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class BlockFormat:
     block_size: int
     block_bytes: int
     function: Callable[[Tensor], Tensor]
-    layout: str = "dense"
+    layout: str
 
     def row_bytes(self, num_cols: int) -> int:
         """Bytes of one stored row; rows are whole blocks."""
@@ -39,6 +39,8 @@ class BlockFormat:
         self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
     ) -> Storage:
         """Room for the matrix, packed or widened."""
+        if stays_packed(self.name, num_cols, dtype, device):
+            return PackedStorage(num_rows, num_cols, self)
         if packs_int4(self.name, num_cols, dtype, device):
             return Int4Storage(num_rows, num_cols)
         return DenseStorage(num_rows, num_cols, dtype=dtype, device=device)
@@ -47,6 +49,8 @@ class BlockFormat:
         self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
     ) -> int:
         """Of a matrix once it is loaded."""
+        if stays_packed(self.name, num_cols, dtype, device):
+            return num_rows * self.row_bytes(num_cols)
         if packs_int4(self.name, num_cols, dtype, device):
             return int4_bytes(num_rows, num_cols)
         return num_rows * num_cols * dtype.itemsize
@@ -68,7 +72,7 @@ def _all_formats() -> dict[str, Format]:
             block_size=block.block_size,
             block_bytes=block.block_bytes,
             function=block.dequantize,
-            layout="int4" if name in INT4_FORMATS else "dense",
+            layout=name,
         )
     return formats
 
