@@ -73,7 +73,7 @@ def test_gated_product(gguf_matrix):
     storage, _ = packed(gguf_matrix, "Q4_0", 128, 256)
     x = torch.randn(3, 256).bfloat16()
     gate, up = storage.multiply(x).chunk(2, dim=-1)
-    assert torch.equal(storage.multiply_gated(x), F.silu(gate) * up)
+    assert torch.allclose(storage.multiply_gated(x), F.silu(gate) * up, rtol=0.01)
 
 
 @pytest.mark.parametrize("name", FOUR_BIT)
