@@ -61,11 +61,13 @@ class PackedStorage:
         self, x: Tensor, bias: Tensor | None = None, add_to: Tensor | None = None
     ) -> Tensor:
         """``[..., num_cols] -> [..., num_rows]``."""
-        rows = x.reshape(-1, self.num_cols)
-        if rows.shape[0] < _MANY_ROWS and (add_to is None or add_to.is_contiguous()):
-            y = packed_product(self._kind, self._data, rows, bias, add_to)
+        if x.dim() != 2:
+            flat = None if add_to is None else add_to.reshape(-1, self.num_rows)
+            y = self.multiply(x.reshape(-1, self.num_cols), bias, flat)
             return y.view(*x.shape[:-1], self.num_rows)
-        y = self._by_pieces(rows).view(*x.shape[:-1], self.num_rows)
+        if x.shape[0] < _MANY_ROWS and (add_to is None or add_to.is_contiguous()):
+            return packed_product(self._kind, self._data, x, bias, add_to)
+        y = self._by_pieces(x)
         if bias is not None:
             y = y + bias
         return y if add_to is None else add_to.add_(y)

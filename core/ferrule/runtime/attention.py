@@ -94,21 +94,40 @@ def _decode_on_host(
 ) -> Tensor:
     cos, sin = rotation
     ops.write_cache(k, v, cos, sin, batch.cache_rows, cache.keys, cache.values)
+    if len(batch.decodes) == 1:
+        return _attend_rows(spec, cache, batch.decodes[0], q, rotation, batch.positions)
     parts = [
-        ops.attend_decode(
+        _attend_rows(
+            spec,
+            cache,
+            group,
             q[group.rows],
-            cos[group.rows],
-            sin[group.rows],
+            Rotation(cos[group.rows], sin[group.rows]),
             batch.positions[group.rows],
-            group.tables.contiguous(),
-            cache.keys,
-            cache.values,
-            scale=spec.scale,
-            window=spec.window,
         )
         for group in batch.decodes
     ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return torch.cat(parts)
+
+
+def _attend_rows(
+    spec: AttentionSpec,
+    cache: LayerCache,
+    group: DecodeRows,
+    q: Tensor,
+    rotation: Rotation,
+    positions: Tensor,
+) -> Tensor:
+    return ops.attend_decode(
+        q,
+        *rotation,
+        positions,
+        group.tables.contiguous(),
+        cache.keys,
+        cache.values,
+        scale=spec.scale,
+        window=spec.window,
+    )
 
 
 def _decode(spec: AttentionSpec, cache: LayerCache, rows: DecodeRows, q: Tensor) -> Tensor:
