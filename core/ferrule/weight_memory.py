@@ -115,7 +115,7 @@ def _loaded(info: TensorInfo, dtype: torch.dtype, device: torch.device) -> int:
     format = FORMATS.get(info.format)
     if format is None or len(info.shape) != 2:
         return _numbers(info) * dtype.itemsize
-    return format.memory(info.shape[0], info.shape[1], dtype=dtype, device=device)
+    return format.allocated_bytes(info.shape[0], info.shape[1], dtype=dtype, device=device)
 
 
 def _is_packed(info: TensorInfo, dtype: torch.dtype, device: torch.device) -> bool:

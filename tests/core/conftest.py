@@ -1,15 +1,29 @@
-"""A checkpoint that is whole and tiny, for tests that run or examine one."""
+"""A checkpoint that is whole and tiny, llama.cpp's vocabularies, and a SentencePiece trainer."""
 
 from __future__ import annotations
 
+import functools
+import gzip
+import io
 import json
+import random
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from ferrule.checkpoint.gguf import read_gguf
+
+_WORDS = [
+    *("the", "cat", "sat", "on", "a", "mat", "while", "3", "dogs,", "über-quick,", "ran", "past"),
+    *("42", "trees", "naïve", "café"),
+]
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -104,3 +118,61 @@ def change_tensors():
         save_file(kept, folder / "model.safetensors")
 
     return change
+
+
+@pytest.fixture(scope="session")
+def vocab_metadata(data, tmp_path_factory) -> Callable[[str], Mapping[str, Any]]:
+    """``vocab_metadata("qwen2")``: the metadata of one of llama.cpp's vocabulary files."""
+
+    @functools.cache
+    def read(name: str) -> Mapping[str, Any]:
+        file = tmp_path_factory.mktemp("vocab") / f"{name}.gguf"
+        file.write_bytes(gzip.decompress((data / f"vocab/ggml-vocab-{name}.gguf.gz").read_bytes()))
+        return read_gguf(file).metadata
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def train_sentencepiece() -> Callable[..., bytes]:
+    """``train_sentencepiece(model_type="unigram")``: a small model of the real trainer's making."""
+
+    def train(**options: Any) -> bytes:
+        rng = random.Random(0)
+        lines = [" ".join(rng.choices(_WORDS, k=rng.randrange(3, 12))) for _ in range(300)]
+        lines += ["".join(rng.choices("ab ", k=30)) for _ in range(100)]
+        model = io.BytesIO()
+        llama = {
+            "model_type": "bpe",
+            "vocab_size": 420,
+            "byte_fallback": True,
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "minloglevel": 2,
+            # As in Llama's own model: several spaces may be one piece.
+            "allow_whitespace_only_pieces": True,
+            "split_by_whitespace": False,
+        }
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, **{**llama, **options}
+        )
+        return model.getvalue()
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def vectors(data) -> Callable[[str], list[tuple[str, list[int]]]]:
+    """``vectors("qwen2")``: texts and the ids that llama.cpp's repository says are right."""
+
+    def read(name: str) -> list[tuple[str, list[int]]]:
+        base = data / f"vocab/ggml-vocab-{name}.gguf"
+        texts = base.with_suffix(".gguf.inp").read_bytes().decode()
+        lines = base.with_suffix(".gguf.out").read_text().splitlines()
+        texts = texts.split("\n__ggml_vocab_test__\n")[:-1]
+        return [
+            (text, [int(token) for token in line.split()])
+            for text, line in zip(texts, lines, strict=True)
+        ]
+
+    return read

@@ -102,3 +102,14 @@ def test_texts_and_chats_are_tokenised_as_the_reference_was(smollm2, golden, mod
         else:
             (result,) = llm.generate([prompt["text"]], SamplingParams(temperature=0, max_tokens=1))
         assert result.prompt_tokens == prompt["prompt_ids"], prompt["id"]
+
+
+def test_packed_weights_and_bfloat16_give_the_same_firm_tokens(smollm2, golden):
+    llm = LLM(smollm2 / "smollm2-135m.gguf", devices="cpu", dtype="bfloat16")
+    prompts = [prompt for prompt in golden("llama") if prompt["firm_until_bf16"]]
+    params = SamplingParams(temperature=0, max_tokens=64, ignore_eos=True)
+    results = llm.generate([prompt["prompt_ids"] for prompt in prompts], params)
+    for prompt, result in zip(prompts, results, strict=True):
+        firm = prompt["firm_until_bf16"]
+        assert result.tokens[:firm] == prompt["greedy_ids"][:firm], prompt["id"]
+    assert sum(prompt["firm_until_bf16"] for prompt in prompts) > 60

@@ -17,7 +17,7 @@ from ferrule.checkpoint.hub_progress import byte_counter
 from ferrule.checkpoint.location import HubRepo
 from ferrule.checkpoint.small_files import SMALL_FILES, TOKENIZERS, matches_any, read_config
 from ferrule.checkpoint.stored_file import list_directory
-from ferrule.checkpoint.weight_files import WeightFiles, choose_weight_files
+from ferrule.checkpoint.weight_files import Wanted, WeightFiles, choose_weight_files
 from ferrule.errors import CheckpointError
 
 _PUBLIC_ENDPOINT = "https://huggingface.co"
@@ -70,7 +70,9 @@ class Hub:
             progress=progress,
         )
 
-    def fetch_checkpoint(self, repo: HubRepo, *, with_weights: bool = True) -> Path:
+    def fetch_checkpoint(
+        self, repo: HubRepo, *, with_weights: bool = True, wanted: Wanted | None = None
+    ) -> Path:
         """Fetches a model: from the cache if that has all of it, else from the Hub.
 
         Config, tokenizer and index come first; weights only when these show that the model can be
@@ -79,6 +81,7 @@ class Hub:
         Args:
             repo: The repository.
             with_weights: Whether its weights are wanted, or only its config and tokenizer.
+            wanted: Chooses among several GGUF files.
 
         Returns:
             A directory with the files.
@@ -88,17 +91,17 @@ class Hub:
                 cannot be reached, or holds nothing that can be opened.
         """
         cached = self._cached(repo)
-        if cached is not None and _is_complete(repo, cached, with_weights=with_weights):
+        if cached is not None and _is_complete(repo, cached, wanted, with_weights=with_weights):
             return cached
-        if self._offline and cached is not None and _can_open(repo, cached, with_weights):
+        if self._offline and cached is not None and _can_open(repo, cached, with_weights, wanted):
             return cached
         try:
-            return self._fetch(repo, with_weights=with_weights)
+            return self._fetch(repo, wanted, with_weights=with_weights)
         except HUB_ERRORS as error:
             if (
                 cached is not None
                 and is_unreachable(error)
-                and _can_open(repo, cached, with_weights)
+                and _can_open(repo, cached, with_weights, wanted)
             ):
                 return cached
             raise explain_hub_error(error, repo, self._endpoint) from error
@@ -127,13 +130,13 @@ class Hub:
             raise explain_hub_error(error, repo, self._endpoint) from error
         return [folder / name for name in names]
 
-    def _fetch(self, repo: HubRepo, *, with_weights: bool) -> Path:
+    def _fetch(self, repo: HubRepo, wanted: Wanted | None, *, with_weights: bool) -> Path:
         sizes = {name: size for name, size in self._sizes(repo).items() if "/" not in name}
         small = [name for name in sizes if matches_any(name, _FIRST_FILES)]
         folder = self._snapshot(repo, small, sizes)
         folder.mkdir(parents=True, exist_ok=True)  # It is missing where there is no small file.
         if with_weights:
-            files = _openable(repo, folder, sizes)
+            files = _openable(repo, folder, sizes, wanted)
             # The commit, not the branch, which may move between the two downloads.
             self._snapshot(HubRepo(name=repo.name, revision=folder.name), files.names, sizes)
         return folder
@@ -179,7 +182,7 @@ def _say_nothing(stage: str, fraction: float | None, detail: str) -> None:
     pass
 
 
-def _is_complete(repo: HubRepo, folder: Path, *, with_weights: bool) -> bool:
+def _is_complete(repo: HubRepo, folder: Path, wanted: Wanted | None, *, with_weights: bool) -> bool:
     """Whether nothing is left to ask the Hub for.
 
     A single GGUF file in the cache does not show that it is the repository's only one, and a
@@ -188,24 +191,33 @@ def _is_complete(repo: HubRepo, folder: Path, *, with_weights: bool) -> bool:
     names = _names(folder)
     if "config.json" not in names or not any(matches_any(name, TOKENIZERS) for name in names):
         return False
-    return not with_weights or _has_weights(repo, folder, names, ("safetensors",))
+    return not with_weights or _has_weights(repo, folder, names, ("safetensors",), wanted)
 
 
-def _can_open(repo: HubRepo, folder: Path, with_weights: bool) -> bool:
-    return not with_weights or _has_weights(repo, folder, _names(folder), ("safetensors", "gguf"))
+def _can_open(repo: HubRepo, folder: Path, with_weights: bool, wanted: Wanted | None) -> bool:
+    kinds = ("safetensors", "gguf")
+    return not with_weights or _has_weights(repo, folder, _names(folder), kinds, wanted)
 
 
-def _has_weights(repo: HubRepo, folder: Path, names: list[str], kinds: tuple[str, ...]) -> bool:
+def _has_weights(
+    repo: HubRepo,
+    folder: Path,
+    names: list[str],
+    kinds: tuple[str, ...],
+    wanted: Wanted | None,
+) -> bool:
     try:
-        return choose_weight_files(_where(repo), folder, names).kind in kinds
+        return choose_weight_files(_where(repo), folder, names, wanted).kind in kinds
     except CheckpointError:
         # Nothing is lost: the same files are judged again once the Hub has been asked for more.
         return False
 
 
-def _openable(repo: HubRepo, folder: Path, names: Iterable[str]) -> WeightFiles:
+def _openable(
+    repo: HubRepo, folder: Path, names: Iterable[str], wanted: Wanted | None
+) -> WeightFiles:
     where = _where(repo)
-    files = choose_weight_files(where, folder, list(names))
+    files = choose_weight_files(where, folder, list(names), wanted)
     if files.kind == "safetensors":
         read_config(where, folder)
     return files

@@ -10,7 +10,9 @@ from pathlib import Path
 from ferrule.checkpoint.stored_file import list_directory
 from ferrule.errors import CheckpointError
 
-_REPO = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?", re.ASCII)
+_REPO = re.compile(
+    r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s:]+))?(:(?P<variant>[\w.-]+))?", re.ASCII
+)
 _FILE_ENDINGS = (".gguf", ".safetensors", ".json", ".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -21,10 +23,12 @@ class HubRepo:
     Attributes:
         name: ``org/name``.
         revision: Branch, tag or commit; None for the default branch.
+        variant: Which of the repository's GGUF files is meant, such as ``Q4_K_M``.
     """
 
     name: str
     revision: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +42,8 @@ class HubFile:
 def find_location(location: str) -> Path | HubRepo:
     """Finds what a model argument means.
 
-    What exists here is here; a text of the form ``org/name`` or ``org/name@revision`` that does not
-    exist here is on the Hub.
+    What exists here is here; a text of the form ``org/name``, ``org/name@revision`` or
+    ``org/name:Q4_K_M`` that does not exist here is on the Hub.
 
     Raises:
         CheckpointError: It is neither; the message names what is spelled alike.
@@ -50,7 +54,7 @@ def find_location(location: str) -> Path | HubRepo:
     match = None if _looks_local(location) else _REPO.fullmatch(location)
     if match is None:
         raise _no_such_path(location, path)
-    return HubRepo(name=match["name"], revision=match["revision"])
+    return HubRepo(name=match["name"], revision=match["revision"], variant=match["variant"])
 
 
 def find_weight_path(weight_path: str, location: Path | HubRepo) -> Path | HubFile:
@@ -75,7 +79,7 @@ def find_weight_path(weight_path: str, location: Path | HubRepo) -> Path | HubFi
         assert isinstance(location, HubRepo)
         return HubFile(repo=location, name=weight_path)
     match = _REPO.fullmatch(f"{org}/{repo}")
-    if match is None:
+    if match is None or match["variant"] is not None:
         raise _no_such_path(weight_path, path)
     return HubFile(repo=HubRepo(name=match["name"], revision=match["revision"]), name=file)
 

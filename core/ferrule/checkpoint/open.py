@@ -24,7 +24,7 @@ from ferrule.checkpoint.small_files import (
     read_optional_config,
 )
 from ferrule.checkpoint.stored_file import list_directory
-from ferrule.checkpoint.weight_files import WeightFiles, choose_weight_files
+from ferrule.checkpoint.weight_files import Wanted, WeightFiles, choose_weight_files
 from ferrule.errors import CheckpointError
 
 Progress = Callable[[str, float | None, str], None]
@@ -41,8 +41,8 @@ def open_checkpoint(
     """Opens a stored model; reads headers and small files only, and never runs code of it.
 
     Args:
-        location: A directory, a ``.gguf`` file, or ``org/name[@revision]`` on the Hub, which is
-            downloaded unless the cache has it.
+        location: A directory, a ``.gguf`` file, or ``org/name[@revision][:Q4_K_M]`` on the Hub,
+            which is downloaded unless the cache has it.
         weight_path: Other weights under the location's config and tokenizer: a file or directory
             here, a file of the location, or ``org/repo/file`` on the Hub. With GGUF weights the
             config stays the GGUF's own, and the location's is its ``base_config``.
@@ -62,7 +62,8 @@ def open_checkpoint(
         encoding_format(quantization_encoding)
     found = find_location(location)
     if weight_path is None:
-        folder, weights = _own_weights(location, found, progress)
+        wanted = _wanted(found, quantization_encoding)
+        folder, weights = _own_weights(location, found, wanted, progress)
     else:
         folder, weights = _other_weights(location, found, weight_path, progress)
     checkpoint = _put_together(location, folder, weights)
@@ -78,18 +79,26 @@ class _Weights:
     files: WeightFiles
 
 
+def _wanted(found: Path | HubRepo, quantization_encoding: str | None) -> Wanted | None:
+    if isinstance(found, HubRepo) and found.variant is not None:
+        return Wanted(name=found.variant, is_gguf=True)
+    if quantization_encoding is not None:
+        return Wanted(name=quantization_encoding, is_gguf=False)
+    return None
+
+
 def _own_weights(
-    location: str, found: Path | HubRepo, progress: Progress | None
+    location: str, found: Path | HubRepo, wanted: Wanted | None, progress: Progress | None
 ) -> tuple[Path | None, _Weights]:
     if isinstance(found, HubRepo):
-        folder = _download(location, found, progress, with_weights=True)
+        folder = _download(location, found, progress, with_weights=True, wanted=wanted)
     elif found.is_file():
         if found.suffix != ".gguf":
             raise _not_a_checkpoint(location, found)
         return None, _file_weights(location, found)
     else:
         folder = found
-    return folder, _folder_weights(location, folder)
+    return folder, _folder_weights(location, folder, wanted)
 
 
 def _other_weights(
@@ -111,13 +120,19 @@ def _other_weights(
 
 
 def _download(
-    location: str, repo: HubRepo, progress: Progress | None, *, with_weights: bool
+    location: str,
+    repo: HubRepo,
+    progress: Progress | None,
+    *,
+    with_weights: bool,
+    wanted: Wanted | None = None,
 ) -> Path:
     # The Hub's client costs a third of a second to import, and local checkpoints do not need it.
     from ferrule.checkpoint.hub import Hub
 
     try:
-        return Hub.from_environment(progress).fetch_checkpoint(repo, with_weights=with_weights)
+        hub = Hub.from_environment(progress)
+        return hub.fetch_checkpoint(repo, with_weights=with_weights, wanted=wanted)
     except CheckpointError as error:
         if near := near_path(location):
             raise CheckpointError(error.message, hint=f"{error.hint} {near}") from error
@@ -133,8 +148,8 @@ def _download_file(weight_path: str, file: HubFile, progress: Progress | None) -
     return paths[names.index(file.name)]
 
 
-def _folder_weights(where: str, folder: Path) -> _Weights:
-    files = choose_weight_files(where, folder, list_directory(folder))
+def _folder_weights(where: str, folder: Path, wanted: Wanted | None = None) -> _Weights:
+    files = choose_weight_files(where, folder, list_directory(folder), wanted)
     return _Weights(where=where, folder=folder, files=files)
 
 

@@ -16,6 +16,8 @@ from ferrule.errors import CheckpointError
 _SINGLE = "model.safetensors"
 _INDEX = f"{_SINGLE}.index.json"
 _ADAPTER = "adapter_model.safetensors"
+# What file names call the types that --quantization-encoding spells out.
+_SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 
 
@@ -34,7 +36,22 @@ class WeightFiles:
     index: str | None = None
 
 
-def choose_weight_files(where: str, folder: Path, names: Collection[str]) -> WeightFiles:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which quantisation a user asks for.
+
+    Attributes:
+        name: ``Q4_K_M``, or what of it is enough to tell files apart, in any case.
+        is_gguf: Whether nothing but a GGUF file will do.
+    """
+
+    name: str
+    is_gguf: bool
+
+
+def choose_weight_files(
+    where: str, folder: Path, names: Collection[str], wanted: Wanted | None = None
+) -> WeightFiles:
     """Chooses one set of weight files.
 
     Hugging Face's safetensors come before Mistral's and Meta's ``consolidated`` ones, which are
@@ -44,11 +61,14 @@ def choose_weight_files(where: str, folder: Path, names: Collection[str]) -> Wei
         where: What the user gave, for messages.
         folder: Where the small files (the index, config.json ...) can be read.
         names: All file names there are; the weights themselves need not be in ``folder`` yet.
+        wanted: Chooses among several GGUF files.
 
     Raises:
         CheckpointError: There are no weights, only refused ones (pickle files, a LoRA adapter),
             several sets, or shards are missing.
     """
+    if wanted is not None and wanted.is_gguf:
+        names = [name for name in names if ".safetensors" not in name]
     stored = sorted(name for name in names if name.endswith(".safetensors") and name != _ADAPTER)
     native = [name for name in stored if name.startswith("consolidated")]
     ours = [name for name in stored if name not in native]
@@ -66,7 +86,7 @@ def choose_weight_files(where: str, folder: Path, names: Collection[str]) -> Wei
     if native:
         return WeightFiles(kind="safetensors", names=tuple(native))
     if ggufs := sorted(name for name in names if name.endswith(".gguf")):
-        return _only_gguf(where, ggufs)
+        return _only_gguf(where, ggufs, wanted)
     raise no_weights(where, folder, names)
 
 
@@ -119,11 +139,28 @@ def _unindexed(where: str, names: list[str]) -> WeightFiles:
     return WeightFiles(kind="safetensors", names=tuple(names))
 
 
-def _only_gguf(where: str, names: list[str]) -> WeightFiles:
-    parts = part_names(names[0])
-    if set(names) <= set(parts):
+def _only_gguf(where: str, names: list[str], wanted: Wanted | None) -> WeightFiles:
+    found = names if wanted is None else _named_after(wanted.name, names)
+    if not found and wanted is not None and (wanted.is_gguf or len(names) > 1):
+        raise CheckpointError(
+            f"{where} holds no GGUF file named after {wanted.name}, but {', '.join(names)}.",
+            hint="Take the name of one that is there.",
+        )
+    found = found or names
+    parts = part_names(found[0])
+    if set(found) <= set(parts):
         return WeightFiles(kind="gguf", names=tuple(parts))
     raise CheckpointError(
-        f"{where} holds {len(names)} GGUF files: {', '.join(names)}.",
-        hint=f"Name one of them: `ferrule serve {where} --weight-path {where}/{names[0]}`.",
+        f"{where} holds {len(found)} GGUF files: {', '.join(found)}.",
+        hint=f"Name one of them: `ferrule serve {where} --weight-path {where}/{found[0]}`.",
     )
+
+
+def _named_after(variant: str, names: list[str]) -> list[str]:
+    """The files with a quantisation in their names; q4_k is Q4_K_M where that is all there is."""
+    word = re.escape(_SHORT.get(variant.lower(), variant))
+    for end in (r"(?![A-Za-z0-9_])", r"(?![A-Za-z0-9])"):
+        pattern = re.compile(rf"(?<![A-Za-z0-9]){word}{end}", re.IGNORECASE)
+        if found := [name for name in names if pattern.search(name)]:
+            return found
+    return []

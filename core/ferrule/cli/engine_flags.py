@@ -55,7 +55,8 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="A directory, a .gguf file, or org/name\\[@revision] on the Hugging Face Hub.",
+        help="A directory, a .gguf file, or org/name\\[@revision]\\[:Q4_K_M] on the Hugging Face "
+        "Hub.",
     ),
 ]
 ModelFlag = Annotated[
@@ -77,7 +78,7 @@ QuantizationEncoding = Annotated[
         "--quantization-encoding",
         panel=_MODEL,
         help="The format that the weights must be in, such as q4_k_m or bfloat16; another one is "
-        "an error.",
+        "an error. Chooses among several GGUF files.",
     ),
 ]
 DtypeFlag = Annotated[

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ferrule.kernels.available import has_triton, runs_kernels
+from ferrule.kernels.host.ops import runs_host_kernels
+from ferrule.kernels.host.ops import silu_mul as host_silu_mul
 from ferrule.kernels.tiles import Tiles, choose_tiles
 
 
@@ -67,6 +69,8 @@ def silu_mul(x: Tensor) -> Tensor:
         from ferrule.kernels import gated
 
         return gated.silu_mul(x)
+    if runs_host_kernels(x):
+        return host_silu_mul(x)
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
 

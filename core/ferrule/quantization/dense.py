@@ -34,17 +34,17 @@ class DenseFormat:
         """The bytes seen as numbers; no copy."""
         return data.view(self.dtype)
 
-    def memory(
-        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
-    ) -> int:
-        """Bytes of a matrix in the activations' type."""
-        return num_rows * num_cols * dtype.itemsize
-
     def allocate(
         self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
     ) -> DenseStorage:
         """Room for a matrix in the activations' type."""
         return DenseStorage(num_rows, num_cols, dtype=dtype, device=device)
+
+    def allocated_bytes(
+        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Of a matrix once it is loaded."""
+        return num_rows * num_cols * dtype.itemsize
 
 
 # Weights converted at a time: enough to keep a GPU busy, and on a host the float32 values between

@@ -100,16 +100,16 @@ class Format(Protocol):
         """``[..., bytes]`` uint8 to ``[..., weights]`` in the format's exact float type."""
         ...
 
-    def memory(
-        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
-    ) -> int:
-        """Bytes that ``allocate`` takes."""
-        ...
-
     def allocate(
         self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
     ) -> Storage:
         """Room for a matrix; ``dtype`` is that of the activations it will meet."""
+        ...
+
+    def allocated_bytes(
+        self, num_rows: int, num_cols: int, *, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Bytes that the same matrix takes of the device's memory once it is loaded."""
         ...
 
 

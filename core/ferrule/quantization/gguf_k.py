@@ -36,13 +36,13 @@ def q3_k(blocks: Tensor) -> Tensor:
 def q4_k(blocks: Tensor) -> Tensor:
     """``d, dmin, 12 bytes of scales and minima, 128 bytes of nibbles``; groups of 32."""
     codes = fields(blocks[..., 16:144], 4, runs=4)
-    return _scaled(codes, *_scales_and_minima(blocks[..., :16]))
+    return _scaled(codes, *scales_and_minima(blocks[..., :16]))
 
 
 def q5_k(blocks: Tensor) -> Tensor:
     """``d, dmin, 12 bytes of scales and minima, 32 of fifth bits, 128 of nibbles``; groups: 32."""
     codes = fields(blocks[..., 48:176], 4, runs=4) | (fields(blocks[..., 16:48], 1) << 4)
-    return _scaled(codes, *_scales_and_minima(blocks[..., :16]))
+    return _scaled(codes, *scales_and_minima(blocks[..., :16]))
 
 
 def q6_k(blocks: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def _scaled(codes: Tensor, scale: Tensor, minimum: Tensor | None = None) -> Tens
     return weights.flatten(-2)
 
 
-def _scales_and_minima(head: Tensor) -> tuple[Tensor, Tensor]:
+def scales_and_minima(head: Tensor) -> tuple[Tensor, Tensor]:
     """The eight scales and minima at the head of q4_k and q5_k: ``[..., 16] -> [..., 8]`` twice."""
     scales, minima = scale_codes(head[..., 4:])
     return half(head[..., :2]) * scales, half(head[..., 2:4]) * minima

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from ferrule.kernels.host import ops
+from ferrule.kernels.host.ops import runs_host_kernels
 from ferrule.layers.attention import Attend, AttentionSpec
 from ferrule.layers.rope import Rotation, rotate
 from ferrule.runtime.batch import Batch, DecodeRows, PrefillRows
@@ -51,6 +53,8 @@ def _attend(
     rotation: Rotation | None = None,
 ) -> Tensor:
     """Writes the step's keys and values, then attends row group by row group."""
+    if rotation is not None and not batch.prefills and _fits_host(q, k, v):
+        return _decode_on_host(spec, cache, batch, q, k, v, rotation)
     if rotation is not None:
         # In one go: half as many operations.
         both = rotate(torch.cat((q, k), dim=1), rotation)
@@ -66,6 +70,64 @@ def _attend(
         part = rows.rows
         out[part] = _prefill(spec, cache, rows, q[part], k[part], v[part])
     return out
+
+
+def _fits_host(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether a step of decode alone can go to the CPU's own kernels."""
+    dim = q.shape[-1]
+    return (
+        runs_host_kernels(q)
+        and dim % 8 == 0
+        and k.stride(0) == v.stride(0)
+        and all(each.stride()[1:] == (dim, 1) for each in (q, k, v))
+    )
+
+
+def _decode_on_host(
+    spec: AttentionSpec,
+    cache: LayerCache,
+    batch: Batch,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotation: Rotation,
+) -> Tensor:
+    cos, sin = rotation
+    ops.write_cache(k, v, cos, sin, batch.cache_rows, cache.keys, cache.values)
+    if len(batch.decodes) == 1:
+        return _attend_rows(spec, cache, batch.decodes[0], q, rotation, batch.positions)
+    parts = [
+        _attend_rows(
+            spec,
+            cache,
+            group,
+            q[group.rows],
+            Rotation(cos[group.rows], sin[group.rows]),
+            batch.positions[group.rows],
+        )
+        for group in batch.decodes
+    ]
+    return torch.cat(parts)
+
+
+def _attend_rows(
+    spec: AttentionSpec,
+    cache: LayerCache,
+    group: DecodeRows,
+    q: Tensor,
+    rotation: Rotation,
+    positions: Tensor,
+) -> Tensor:
+    return ops.attend_decode(
+        q,
+        *rotation,
+        positions,
+        group.tables.contiguous(),
+        cache.keys,
+        cache.values,
+        scale=spec.scale,
+        window=spec.window,
+    )
 
 
 def _decode(spec: AttentionSpec, cache: LayerCache, rows: DecodeRows, q: Tensor) -> Tensor:

@@ -44,6 +44,19 @@ def load_tokenizer(files: Mapping[str, Path], metadata: Mapping[str, Any]) -> To
     return None
 
 
+def read_chat_templates(files: Mapping[str, Path], metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The chat templates of a checkpoint as they stand, by name; most have only "default".
+
+    Args:
+        files: The small files beside the weights, by file name.
+        metadata: A GGUF's metadata, or nothing.
+
+    Raises:
+        TokenizerError: A file is not of the form it should have.
+    """
+    return _directory_templates(files) or _gguf_templates(metadata)
+
+
 def load_chat_template(
     files: Mapping[str, Path],
     metadata: Mapping[str, Any],
@@ -67,7 +80,7 @@ def load_chat_template(
     templates = (
         _named_templates(_read_template(override), override)
         if override is not None
-        else _directory_templates(files) or _gguf_templates(metadata)
+        else read_chat_templates(files, metadata)
     )
     if not templates:
         return None

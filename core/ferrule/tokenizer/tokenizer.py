@@ -48,8 +48,8 @@ class Tokenizer:
         self._prefix = list(prefix)
         self.vocab_size = self._spelling.vocab_size
         self.special_tokens = MappingProxyType(dict(special_tokens))
-        self.bos_token_id = self._special_id("bos_token")
-        self.eos_token_id = self._special_id("eos_token")
+        self.bos_token_id = self.special_id("bos_token")
+        self.eos_token_id = self.special_id("eos_token")
         self.adds_bos = self.bos_token_id in self._prefix
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -100,6 +100,7 @@ class Tokenizer:
         """One that gives the text of the tokens that come after ``prompt``, as they come."""
         return Detokenizer(self._spelling, prompt, skip_special_tokens=skip_special_tokens)
 
-    def _special_id(self, name: str) -> int | None:
+    def special_id(self, name: str) -> int | None:
+        """The id of a named special token, such as "pad_token"; None where there is none."""
         text = self.special_tokens.get(name)
         return None if text is None else self._backend.token_to_id(text)

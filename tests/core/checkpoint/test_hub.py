@@ -6,6 +6,7 @@ import pytest
 
 from ferrule.checkpoint.hub import Hub
 from ferrule.checkpoint.location import HubRepo
+from ferrule.checkpoint.weight_files import Wanted
 from ferrule.errors import CheckpointError
 
 REPO = HubRepo(name="org/model")
@@ -110,6 +111,15 @@ def test_several_gguf_files_are_an_error_that_lists_them(hub):
     assert "2 GGUF files: q4.gguf, q8.gguf" in error.message
     assert "--weight-path org/model/q4.gguf" in error.hint
     assert hub.fetched() == set()
+
+
+def test_a_quantisation_is_fetched_alone(hub):
+    names = ("m-Q4_K_M.gguf", "m-Q8_0.gguf", "model.safetensors", "config.json")
+    hub.repos["org/model"] = dict.fromkeys(names, b"GGUF")
+    wanted = Wanted(name="q4_k_m", is_gguf=True)
+    folder = Hub.from_environment().fetch_checkpoint(REPO, wanted=wanted)
+    assert (folder / "m-Q4_K_M.gguf").exists()
+    assert not hub.fetched() & {"m-Q8_0.gguf", "model.safetensors"}
 
 
 def test_one_gguf_file_in_the_cache_is_not_taken_for_the_only_one(hub):

@@ -26,6 +26,8 @@ def test_what_exists_is_here(here):
         ("HuggingFaceTB/SmolLM2-135M", HubRepo(name="HuggingFaceTB/SmolLM2-135M")),
         ("org/name@v1.0", HubRepo(name="org/name", revision="v1.0")),
         ("org/name@refs/pr/3", HubRepo(name="org/name", revision="refs/pr/3")),
+        ("org/name:Q4_K_M", HubRepo(name="org/name", variant="Q4_K_M")),
+        ("org/name@v1:q8_0", HubRepo(name="org/name", revision="v1", variant="q8_0")),
     ],
 )
 def test_org_and_name_are_a_repository(location, repo):

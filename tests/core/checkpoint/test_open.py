@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Kind
 
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.errors import CheckpointError, OptionError
@@ -267,3 +268,15 @@ def test_missing_repository_with_nothing_alike_here_keeps_its_hint(hub, tmp_path
     error = error_of("org/model")
     assert "There is no model repository org/model" in error.message
     assert "Did you mean" not in error.hint
+
+
+def test_an_encoding_chooses_among_a_directorys_gguf_files(small_gguf, write_gguf):
+    small_gguf.rename(small_gguf.with_name("m-F16.gguf"))
+    other = small_gguf.with_name("m-Q8_0.gguf")
+    write_gguf(other, {"w": np.ones((2, 34), np.uint8)}, lambda writer: None, {"w": Kind.Q8_0})
+    folder = str(small_gguf.parent)
+    for encoding, name in (("q8_0", "m-Q8_0.gguf"), ("float16", "m-F16.gguf")):
+        checkpoint = open_checkpoint(folder, quantization_encoding=encoding)
+        assert {info.file.name for info in checkpoint.tensors.values()} == {name}
+    with pytest.raises(CheckpointError, match="named after q4_0"):
+        open_checkpoint(folder, quantization_encoding="q4_0")

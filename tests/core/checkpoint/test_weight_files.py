@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ferrule.checkpoint.weight_files import WeightFiles, choose_weight_files
+from ferrule.checkpoint.weight_files import Wanted, WeightFiles, choose_weight_files
 from ferrule.errors import CheckpointError
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -11,12 +11,12 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.fixture
 def choose(tmp_path):
-    def choose(*names, indexed=SHARDS) -> WeightFiles:
+    def choose(*names, indexed=SHARDS, wanted=None) -> WeightFiles:
         for name in names:
             if name.endswith(".index.json"):
                 weight_map = {f"tensor{number}": name for number, name in enumerate(indexed)}
                 (tmp_path / name).write_text(json.dumps({"weight_map": weight_map}))
-        return choose_weight_files("here", tmp_path, names)
+        return choose_weight_files("here", tmp_path, names, wanted)
 
     return choose
 
@@ -125,3 +125,41 @@ def test_adapter_weights_are_no_model(choose, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="LoRA adapter"):
         choose("adapter_config.json", "adapter_model.safetensors")
+
+
+QUANTISED = ("m-BF16.gguf", "m-Q4_0.gguf", "m-Q4_K_M.gguf", "m-Q8_0-00001-of-00002.gguf")
+QUANTISED += ("m-Q8_0-00002-of-00002.gguf", "m.IQ4_NL.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Q4_K_M", QUANTISED[2:3]),
+        ("q4_k", QUANTISED[2:3]),
+        ("q4_0", QUANTISED[1:2]),
+        ("bfloat16", QUANTISED[:1]),
+        ("q8_0", QUANTISED[3:5]),
+        ("iq4_nl", QUANTISED[5:]),
+    ],
+)
+def test_a_quantisation_chooses_among_gguf_files(choose, name, expected):
+    for is_gguf in (True, False):
+        wanted = Wanted(name=name, is_gguf=is_gguf)
+        assert choose(*QUANTISED, wanted=wanted).names == expected
+
+
+def test_a_quantisation_that_is_not_there_lists_those_that_are(choose):
+    with pytest.raises(CheckpointError, match=r"named after Q6_K, but m-BF16.gguf, m-Q4_0"):
+        choose(*QUANTISED, wanted=Wanted(name="Q6_K", is_gguf=False))
+    with pytest.raises(CheckpointError, match="2 GGUF files"):
+        choose("m-Q4_K_M.gguf", "m-Q4_K_S.gguf", wanted=Wanted(name="q4_k", is_gguf=False))
+
+
+def test_only_a_variant_passes_over_safetensors(choose):
+    names = ("model.safetensors", *QUANTISED)
+    assert choose(*names, wanted=Wanted(name="q4_0", is_gguf=False)).kind == "safetensors"
+    assert choose(*names, wanted=Wanted(name="q4_0", is_gguf=True)).names == ("m-Q4_0.gguf",)
+
+
+def test_one_gguf_file_is_taken_whatever_it_is_called_and_checked_later(choose):
+    assert choose("mine.gguf", wanted=Wanted(name="q4_0", is_gguf=False)).names == ("mine.gguf",)

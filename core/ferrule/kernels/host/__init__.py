@@ -1,0 +1,1 @@
+"""Kernels for the CPU, compiled on the user's machine where it has a compiler."""

@@ -1,0 +1,1 @@
+"""Writes a checkpoint anew as a GGUF file in another weight format."""
