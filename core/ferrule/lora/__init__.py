@@ -1,0 +1,14 @@
+"""LoRA adapters: read from any container, held against their base model, merged into it."""
+
+from ferrule.lora.adapter import Adapter
+from ferrule.lora.base import Base
+from ferrule.lora.report import AdapterReport
+from ferrule.lora.update import ModuleUpdate, dora_gain
+
+__all__ = [
+    "Adapter",
+    "AdapterReport",
+    "Base",
+    "ModuleUpdate",
+    "dora_gain",
+]
