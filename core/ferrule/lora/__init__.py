@@ -2,6 +2,8 @@
 
 from ferrule.lora.adapter import Adapter
 from ferrule.lora.base import Base
+from ferrule.lora.find_base import find_base, is_adapter
+from ferrule.lora.open import open_adapter
 from ferrule.lora.report import AdapterReport
 from ferrule.lora.update import ModuleUpdate, dora_gain
 
@@ -11,4 +13,7 @@ __all__ = [
     "Base",
     "ModuleUpdate",
     "dora_gain",
+    "find_base",
+    "is_adapter",
+    "open_adapter",
 ]

@@ -1,0 +1,77 @@
+"""Finds the base model of an adapter that is served or merged by itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ferrule.checkpoint.gguf import read_gguf
+from ferrule.checkpoint.location import HubRepo, find_location
+from ferrule.checkpoint.open import Progress
+from ferrule.checkpoint.stored_file import list_directory, read_json_object
+from ferrule.errors import CheckpointError
+from ferrule.lora.files import CONFIG, small_folder
+
+# bitsandbytes copies, on which QLoRA trains; the original has the same weights unquantised.
+_BITSANDBYTES = re.compile(r"(-unsloth)?-bnb-4bit$")
+
+
+def is_adapter(location: str, progress: Progress | None = None) -> bool:
+    """Whether a location holds an adapter and no model of its own (case C10).
+
+    Args:
+        location: As a model argument; small files of a Hub repository are downloaded.
+        progress: Told of downloads.
+    """
+    found = find_location(location)
+    if isinstance(found, Path) and found.is_file():
+        kind = read_gguf(found).metadata.get("general.type") if found.suffix == ".gguf" else None
+        return kind == "adapter"
+    folder = small_folder(location, progress)
+    names = list_directory(folder) if folder is not None else []
+    is_model = "config.json" in names or ("params.json" in names and CONFIG not in names)
+    return (CONFIG in names or "lora.safetensors" in names) and not is_model
+
+
+def find_base(location: str, progress: Progress | None = None) -> str:
+    """The base model's location, from ``base_model_name_or_path``.
+
+    Tried in turn: the path as it stands, from here and from the adapter's directory; a directory of
+    the same name beside the adapter; the Hub.
+
+    Args:
+        location: Of an adapter.
+        progress: Told of downloads.
+
+    Returns:
+        What a model argument takes.
+
+    Raises:
+        CheckpointError: The adapter names no base, or a path that does not exist here.
+    """
+    folder = small_folder(location, progress)
+    values = {} if folder is None else read_json_object(folder / CONFIG)
+    named = values.get("base_model_name_or_path")
+    if folder is None or not isinstance(named, str) or not named:
+        raise CheckpointError(
+            f"The adapter {location} does not name its base model.",
+            hint="Give the base as MODEL, and the adapter with it.",
+        )
+    last = named.rstrip("/").rpartition("/")[2]
+    for path in (Path(named), folder / named, folder.parent / last):
+        if path.is_dir() and path.resolve() != folder.resolve():
+            return str(path)
+    return _on_hub(location, named, values.get("revision"))
+
+
+def _on_hub(location: str, named: str, revision: object) -> str:
+    plain = _BITSANDBYTES.sub("", named)
+    try:
+        found = find_location(plain)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The adapter {location} was trained on {named}, which is not here.",
+            hint="Give the base as MODEL, and the adapter with it.",
+        ) from error
+    is_commit = plain == named and isinstance(revision, str) and revision
+    return f"{plain}@{revision}" if isinstance(found, HubRepo) and is_commit else plain
