@@ -12,6 +12,7 @@ from ferrule.cli.demo import demo
 from ferrule.cli.errors import Commands
 from ferrule.cli.generate import generate
 from ferrule.cli.inspect import inspect
+from ferrule.cli.merge import merge
 from ferrule.cli.plugins import plugins
 from ferrule.cli.serve import serve
 from ferrule.cli.warm_cache import warm_cache
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, generate, bench, demo, inspect, warm_cache, plugins):
+for command in (serve, generate, bench, demo, inspect, merge, warm_cache, plugins):
     app.command(epilog=_ENVIRONMENT)(command)
 
 

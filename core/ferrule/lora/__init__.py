@@ -3,6 +3,7 @@
 from ferrule.lora.adapter import Adapter
 from ferrule.lora.base import Base
 from ferrule.lora.find_base import find_base, is_adapter
+from ferrule.lora.merge import Merged, merge_adapter
 from ferrule.lora.open import open_adapter
 from ferrule.lora.report import AdapterReport
 from ferrule.lora.update import ModuleUpdate, dora_gain
@@ -11,9 +12,11 @@ __all__ = [
     "Adapter",
     "AdapterReport",
     "Base",
+    "Merged",
     "ModuleUpdate",
     "dora_gain",
     "find_base",
     "is_adapter",
+    "merge_adapter",
     "open_adapter",
 ]

@@ -80,7 +80,8 @@ def _report(
     return AdapterReport(
         location=stored.location,
         container=stored.container,
-        base=stored.base,
+        base=base.location,
+        trained_on=stored.base,
         rank=max(update.rank for update in modules.values()),
         num_modules=len(modules),
         num_tensors=len(stored.checkpoint.tensors),

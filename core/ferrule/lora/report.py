@@ -37,7 +37,8 @@ class AdapterReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         location: As the user gave it.
         container: How it is stored: ``peft``, ``mistral`` or ``gguf``.
-        base: The model that the adapter says it was trained on; empty: it does not say.
+        base: Location of the model that it was held against.
+        trained_on: The model that the adapter says it was trained on; empty: it does not say.
         rank: The largest.
         num_modules: Modules changed.
         num_tensors: Tensors in the file.
@@ -52,6 +53,7 @@ class AdapterReport(msgspec.Struct, frozen=True, kw_only=True):
     location: str
     container: str
     base: str
+    trained_on: str
     rank: int
     num_modules: int
     num_tensors: int
