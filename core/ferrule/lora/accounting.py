@@ -24,6 +24,7 @@ class Accounting:
         misshaped: Tensors whose shapes are not the base's.
         untouched: Targets of the config without tensors, and tensors that are no targets.
         refused: What could be merged but not applied beside the base.
+        unused: Tensors that rightly change nothing, to the reason.
     """
 
     adapter: str
@@ -34,6 +35,7 @@ class Accounting:
     misshaped: list[str] = field(default_factory=list[str])
     untouched: list[str] = field(default_factory=list[str])
     refused: list[str] = field(default_factory=list[str])
+    unused: dict[str, str] = field(default_factory=dict[str, str])
 
     def take_no(self, stored: str, known: Collection[str], spelled: str | None = None) -> None:
         """Notes a tensor that nothing takes, with the nearest module of the base."""

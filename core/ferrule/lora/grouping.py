@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from ferrule.lora.accounting import Accounting
 from ferrule.lora.base import Base
 from ferrule.lora.naming import Home, Spelled, find_homes
@@ -63,9 +65,14 @@ def _by_module(adapter: StoredAdapter, accounting: Accounting) -> dict[str, dict
     by_module: dict[str, dict[PartKind, str]] = {}
     for part in adapter.parts:
         parts = by_module.setdefault(part.module, {})
-        if part.kind in parts:
-            accounting.not_taken.append(f"{part.stored}: the same as {parts[part.kind]}")
-        parts[part.kind] = part.stored
+        first = parts.setdefault(part.kind, part.stored)
+        if first == part.stored:
+            continue
+        # peft saves a resized embedding that was trained under two names.
+        if torch.equal(adapter.read(first), adapter.read(part.stored)):
+            accounting.unused[part.stored] = f"equal to {first}"
+        else:
+            accounting.not_taken.append(f"{part.stored}: {first} is the same of the same module")
     return by_module
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ferrule.adapter import Rows, WeightAdapter
 from ferrule.checkpoint.checkpoint import Checkpoint, TensorInfo
-from ferrule.errors import FerruleError
+from ferrule.errors import CheckpointError, FerruleError
 from ferrule.lora.base import Base
 from ferrule.matching.pairing import fitting_dialects, peel
 from ferrule.matching.renamed_checkpoint import RenamedCheckpoint, renamed
@@ -143,7 +143,11 @@ def _as_any_checkpoint(modules: list[Spelled], reading: _Reading) -> dict[str, t
     checkpoint = _pseudo(modules, reading)
     if reading.dialect is not None:
         return _homes(renamed(checkpoint, reading.dialect, checkpoint.config), reading.known)
-    peeled, _ = peel(checkpoint, reading.base.plugins)
+    try:
+        peeled, _ = peel(checkpoint, reading.base.plugins)
+    except CheckpointError:
+        # A wrapper has something against such names as a model's; here they are just unknown.
+        return {}
     dialects = fitting_dialects(peeled, reading.base.plugins)
     if len(dialects) == 1:
         peeled = renamed(peeled, dialects[0], peeled.config)

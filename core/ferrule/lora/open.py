@@ -46,7 +46,7 @@ def open_adapter(
     accounting = Accounting(adapter=stored.location, base=base.location, trained_on=stored.base)
     grouped = group_parts(stored, base, accounting)
     check_targets(stored, grouped, base, accounting)
-    modules, unused = make_updates(stored, grouped, base, accounting, merging=merging)
+    modules = make_updates(stored, grouped, base, accounting, merging=merging)
     refuse(accounting, len(modules))
     vocab_size = _vocab_size(modules, base)
     tokens = added_tokens(stored, base, vocab_size)
@@ -58,7 +58,7 @@ def open_adapter(
         vocab_size=vocab_size,
         added_tokens=tokens,
         files=stored.files,
-        report=_report(stored, base, modules, unused, tokens, vocab_size),
+        report=_report(stored, base, modules, accounting.unused, tokens, vocab_size),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ class _Work:
     base: Base
     accounting: Accounting
     merging: bool
-    unused: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def make_updates(
@@ -34,7 +33,7 @@ def make_updates(
     accounting: Accounting,
     *,
     merging: bool,
-) -> tuple[dict[str, ModuleUpdate], dict[str, str]]:
+) -> dict[str, ModuleUpdate]:
     """Reads all tensors.
 
     Args:
@@ -45,8 +44,7 @@ def make_updates(
         merging: Whether norms and linear weights may be replaced.
 
     Returns:
-        Updates by canonical module, in the base's order, and the tensors that change nothing with
-        the reason.
+        Updates by canonical module, in the base's order.
     """
     work = _Work(adapter=adapter, base=base, accounting=accounting, merging=merging)
     updates: dict[str, ModuleUpdate] = {}
@@ -54,8 +52,7 @@ def make_updates(
         if module not in updates:
             updates[module] = _update(work, module, *placed[module])
     _follow_ties(work, placed, updates)
-    kept = {name: update for name, update in updates.items() if update.tensors}
-    return kept, work.unused
+    return {name: update for name, update in updates.items() if update.tensors}
 
 
 def _update(work: _Work, module: str, group: Group, home: Home) -> ModuleUpdate:
@@ -109,6 +106,9 @@ def _full(work: _Work, module: str, group: Group, home: Home) -> Tensor | None:
     if kind is None:
         return None
     stored = group.stored[kind]
+    for other in _FULL:
+        if other is not kind and other in group.stored:
+            work.accounting.unused[group.stored[other]] = f"{stored} stands in its place"
     weight = _rows(_read(work, group, kind), home)
     if kind is PartKind.token_rows:
         return _with_rows(work, module, group, weight)
@@ -119,7 +119,7 @@ def _full(work: _Work, module: str, group: Group, home: Home) -> Tensor | None:
     if not _check(work, module, "weight", weight, tuple(shape)):
         return None
     if _is_the_base(work.base, module, weight):
-        work.unused[stored] = "equal to the base's own weight"
+        work.accounting.unused[stored] = "equal to the base's own weight"
         return None
     if module not in (EMBEDDING, HEAD) and not work.merging:
         work.accounting.refused.append(f"{module} is replaced as a whole")
@@ -164,7 +164,7 @@ def _bias(work: _Work, module: str, group: Group, home: Home) -> Tensor | None:
     if not _check(work, module, "bias", trained, tuple(own.shape)):
         return None
     if torch.equal(trained, own):
-        work.unused[stored] = "equal to the base's own bias"
+        work.accounting.unused[stored] = "equal to the base's own bias"
         return None
     return trained - own
 
@@ -180,15 +180,25 @@ def _follow_ties(
         return
     config = work.adapter.config
     ties = config is not None and config.ties_weights
-    stored = placed[EMBEDDING][0].stored
-    follows = PartKind.weight not in stored or ties
+    group, home = placed[EMBEDDING]
+    followed = embedding.full
+    if PartKind.weight in group.stored and not ties:
+        followed = _original(work, group, home)
     head = updates.get(HEAD, ModuleUpdate())
-    if embedding.full is not None and head.full is None and follows:
-        updates[HEAD] = replace(head, full=embedding.full)
+    if followed is not None and head.full is None:
+        updates[HEAD] = replace(head, full=followed)
     if ties and embedding.a is not None and head.a is None:
         work.accounting.not_taken.append(
             f"{EMBEDDING} with ensure_weight_tying: its low-rank part counts for the head too"
         )
+
+
+def _original(work: _Work, group: Group, home: Home) -> Tensor | None:
+    """The matrix behind a trained copy, if it is stored and not the base's: one that was resized."""
+    if PartKind.base_weight not in group.stored:
+        return None
+    weight = _rows(_read(work, group, PartKind.base_weight), home)
+    return None if _is_the_base(work.base, EMBEDDING, weight) else weight
 
 
 def _shape(work: _Work, module: str, update: ModuleUpdate) -> tuple[int, int]:
