@@ -14,6 +14,7 @@ from ferrule.batch_limits import BatchLimits, batch_limits
 from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.compile_ahead import start_compiling
+from ferrule.enable_lora import enable_lora
 from ferrule.engine.block_pool import BlockPool
 from ferrule.engine.engine import Engine
 from ferrule.engine.messages import EngineInfo, Progress
@@ -23,6 +24,7 @@ from ferrule.errors import OptionError, OutOfMemoryError
 from ferrule.kernels.available import has_triton
 from ferrule.layers.attention import AttentionSpec
 from ferrule.loading import build, load
+from ferrule.lora import Base
 from ferrule.matching import Match, match
 from ferrule.model_config import ModelConfig
 from ferrule.plugins import Plugins
@@ -74,7 +76,7 @@ def build_engine(
         # What it takes of the device's memory must be free before the cache takes the rest.
         ahead.wait(lambda: report(Progress(stage="compiling kernels")))
     # That a plugin's module is a Model shows at its first call.
-    built = _assemble(options, chosen, cast("Model", module), dtype, device, report)
+    built = _assemble(options, chosen, plugins, cast("Model", module), dtype, device, report)
     ahead.remember()
     return built
 
@@ -173,6 +175,7 @@ def _load(
 def _assemble(
     options: EngineOptions,
     chosen: Match,
+    plugins: Plugins,
     model: Model,
     dtype: torch.dtype,
     device: torch.device,
@@ -180,6 +183,15 @@ def _assemble(
 ) -> tuple[Engine, EngineInfo]:
     config, specs = chosen.config, model.attention_specs()
     limits = batch_limits(options, device)
+    loras = enable_lora(
+        options,
+        Base(match=chosen, plugins=plugins),
+        cast("nn.Module", model),
+        max_batch_size=limits.num_sequences,
+        dtype=dtype,
+        device=device,
+        report=report,
+    )
     reserve = step_bytes(options, config, limits, dtype, device)
     budget = kv_budget(options.device_memory_utilization, device, reserve=reserve)
     max_length, num_blocks = _size_cache(
@@ -193,15 +205,17 @@ def _assemble(
     runner_type = KernelRunner if fits_kernels(specs, device) else ModelRunner
     if runner_type is KernelRunner and isinstance(model, nn.Module):
         compile_layers(model)
+    vocab_size = config.vocab_size + loras.num_added_rows
     runner = runner_type(
         model,
         cache,
         max_batch_size=limits.num_sequences,
         max_tokens=limits.num_tokens,
         max_length=max_length,
-        vocab_size=config.vocab_size,
+        vocab_size=vocab_size,
         num_known_tokens=options.num_known_tokens or config.vocab_size,
         device=device,
+        loras=loras.slots,
     )
     runner.warm_up(
         lambda done, total: report(
@@ -215,7 +229,8 @@ def _assemble(
         max_length=max_length,
         block_size=block_size,
         enable_prefix_caching=options.enable_prefix_caching,
-        vocab_size=config.vocab_size,
+        vocab_size=vocab_size,
+        loras=loras.known(),
     )
     info = EngineInfo(
         architecture=chosen.architecture.name,
@@ -230,6 +245,9 @@ def _assemble(
         weight_bytes=weight_bytes(chosen.checkpoint.tensors, dtype),
         kv_bytes=kv_bytes,
         notes=[*chosen.notes, *_length_note(options, config, max_length)],
+        loras=dict(loras.infos),
+        max_lora_rank=loras.rank,
+        lora_bytes=loras.num_bytes,
     )
     return Engine(scheduler, runner), info
 

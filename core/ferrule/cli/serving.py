@@ -27,6 +27,7 @@ from ferrule.engine.options import EngineOptions
 from ferrule.frontend.model import ServedModel, served_model
 from ferrule.server.app import create_service
 from ferrule.server.listen import listen
+from ferrule.server.lora_updates import LoraUpdates
 from ferrule.server.serve import HttpServer
 
 # -P: a torch.py in the directory that the user stands in, such as an untrusted checkpoint's, must
@@ -44,6 +45,7 @@ def serve_model(
     *,
     name: str | None = None,
     chat_template: Path | None = None,
+    lora_updates: LoraUpdates | None = None,
 ) -> int:
     """Serves until Ctrl-C or SIGTERM.
 
@@ -52,6 +54,7 @@ def serve_model(
         server: Where to listen, how to log and stop.
         name: What requests call the model; None: after where it comes from.
         chat_template: A file that overrules the checkpoint's own template.
+        lora_updates: Which adapters clients may load; None: they may change nothing.
 
     Returns:
         The exit status.
@@ -63,7 +66,7 @@ def serve_model(
     with closing(listen(server.host, server.port)) as sock, start_display() as display:
         model, options = open_text_side(options, display, name=name, chat_template=chat_template)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(model, options, server, sock, display))
+            return runner.run(_serve(model, options, server, sock, display, lora_updates))
 
 
 def model_name(location: str) -> str:
@@ -154,9 +157,10 @@ async def _serve(
     server: ServerOptions,
     sock: socket.socket,
     display: Display,
+    lora_updates: LoraUpdates | None,
 ) -> int:
     engine = EngineClient()
-    service = create_service(model, engine)
+    service = create_service(model, engine, lora_updates=lora_updates)
     http = HttpServer(
         service, sock, shutdown_seconds=server.shutdown_timeout, access_log=server.access_log
     )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ferrule.layers.lora import LoraMode, LoraRows
 from ferrule.plan import Chunk, Plan
 from ferrule.runtime.decode_graphs import DecodeGraphs, GraphKey, Sampled
 from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.lora_slots import LoraSlots, widened
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
 from ferrule.runtime.mixed_batch import MixedBatch, Shape
 from ferrule.runtime.mixed_graphs import MixedGraphs, padded_shape
@@ -44,6 +47,7 @@ class KernelRunner:
         vocab_size: Columns of the logits.
         num_known_tokens: Ids that the tokenizer knows; padded rows above it are never chosen.
         device: Where everything lives.
+        loras: The model's adapters; None: it takes none.
         captures: Whether steps become CUDA graphs; only checks want them without.
     """
 
@@ -60,6 +64,7 @@ class KernelRunner:
         vocab_size: int,
         num_known_tokens: int,
         device: torch.device,
+        loras: LoraSlots | None = None,
         captures: bool = True,
     ) -> None:
         self.model = model
@@ -80,11 +85,17 @@ class KernelRunner:
             num_known_tokens=num_known_tokens,
             device=device,
         )
+        self.loras = loras
+        self._lora_version = 0 if loras is None else loras.version
         self._looked_at: tuple[int, list[int]] = (0, [])
         self._shared: SharedBlocks | None = None
         pool = torch.cuda.graph_pool_handle() if captures else None
-        self.graphs = DecodeGraphs(model, cache, self.device_slots, self.sampling, pool=pool)
-        self.mixed = MixedGraphs(model, cache, self.device_slots, max_tokens=max_tokens, pool=pool)
+        self.graphs = DecodeGraphs(
+            model, cache, self.device_slots, self.sampling, pool=pool, loras=loras
+        )
+        self.mixed = MixedGraphs(
+            model, cache, self.device_slots, max_tokens=max_tokens, pool=pool, loras=loras
+        )
 
     @torch.inference_mode()
     def warm_up(self, report: Callable[[int, int], None]) -> None:
@@ -136,6 +147,9 @@ class KernelRunner:
         for admission in plan.admitted:
             self.slots.admit(admission)
             self.sampling.admit(admission)
+            if self.loras is not None:
+                self.loras.admit(admission)
+        self._follow_loras()
         cleared: list[int] = []
         for chunk in plan.chunks:
             if chunk.new_blocks:
@@ -157,6 +171,13 @@ class KernelRunner:
             return self._run_decode(plan.chunks)
         return self._run_mixed(plan.chunks)
 
+    def _follow_loras(self) -> None:
+        """Lets go of graphs in which a layer lacks what an adapter has since brought to it."""
+        if self.loras is not None and self.loras.version != self._lora_version:
+            self._lora_version = self.loras.version
+            self.graphs.drop_lora()
+            self.mixed.drop_lora()
+
     def _decodes(self, chunk: Chunk) -> bool:
         """Whether the chunk is a token that the device sampled last."""
         return chunk.num_tokens == 1 and chunk.start >= self.slots.num_tokens[chunk.slot]
@@ -176,7 +197,7 @@ class KernelRunner:
         return self._shared
 
     def _run_mixed(self, chunks: Sequence[Chunk]) -> PendingTokens:
-        batch = MixedBatch(chunks, self.slots)
+        batch = MixedBatch(chunks, self.slots, self.loras)
         is_described = any(self._describes_prompt(chunk) for chunk in chunks)
         computed = self.mixed.run(batch, wants_all=is_described)
         inputs = computed.inputs
@@ -189,11 +210,29 @@ class KernelRunner:
         self.sampling.prepare(needs)
         count = len(slots)
         owners, positions = inputs.sample_slots[:count], inputs.sample_positions[:count]
-        logits = self.model.logits(computed.of_samples(count))
-        tokens = self.sampling.sample(logits, owners, positions, needs)
+        with self._applying(slots, inputs.sample_lora_rows()):
+            logits = self.model.logits(computed.of_samples(count))
+        logits = widened(logits, self.sampling.vocab_size)
+        known = None
+        if self.loras is not None:
+            default = self.sampling.num_known_tokens
+            known = self.loras.num_known_tokens(self.loras.of(slots), default)
+        tokens = self.sampling.sample(logits, owners, positions, needs, known)
         described = describe(logits, tokens) if needs.logprobs else None
         self.device_slots.last_tokens.index_copy_(0, owners, tokens)
         return self._pending(slots, Sampled(tokens=tokens, described=described), prompts)
+
+    def _applying(
+        self, slots: Sequence[int], rows: LoraRows | None = None
+    ) -> AbstractContextManager[None]:
+        """What layers called inside do for rows of these slots; for kernels where ``rows`` are."""
+        if self.loras is None:
+            return nullcontext()
+        wanted = self.loras.of(slots)
+        mode = self.loras.mode(wanted)
+        if rows is None or mode is LoraMode.OWN:
+            return self.loras.using(wanted)
+        return self.loras.state.using(mode, {len(wanted): rows})
 
     def _pending(
         self, slots: list[int], sampled: Sampled, prompts: dict[int, tuple[list[Described], int]]
@@ -245,7 +284,9 @@ class KernelRunner:
         parts: list[Described] = []
         for first in range(chunk.start, end, PROMPT_LOGITS_ROWS):
             last = min(first + PROMPT_LOGITS_ROWS, end)
-            logits = self.model.logits(hidden[first - chunk.start : last - chunk.start])
+            rows = hidden[first - chunk.start : last - chunk.start]
+            with self._applying([chunk.slot] * len(rows)):
+                logits = self.model.logits(rows)
             following = self.slots.tokens[chunk.slot, first + 1 : last + 1]
             tokens = torch.from_numpy(following.copy()).to(self.device)
             parts.append(described_to_host(describe(logits, tokens)))

@@ -15,8 +15,8 @@ import tokenizers
 import uvloop
 from tokenizers import decoders, models, pre_tokenizers
 
-from ferrule.engine.client import EngineStatus
 from ferrule.engine.messages import EngineInfo, Output, Progress, Stats
+from ferrule.engine.status import EngineStatus
 from ferrule.errors import EngineDeadError, FerruleError, OutOfMemoryError
 from ferrule.frontend.model import ServedModel
 from ferrule.plan import SamplingParams, TokenLogprobs
