@@ -12,6 +12,7 @@ from ferrule.checkpoint.stored_file import list_directory, read_json_object
 from ferrule.errors import CheckpointError
 from ferrule.lora.files import CONFIG, small_folder
 
+_WEIGHTS = frozenset(("adapter_model.safetensors", "lora.safetensors"))
 # bitsandbytes copies, on which QLoRA trains; the original has the same weights unquantised.
 _BITSANDBYTES = re.compile(r"(-unsloth)?-bnb-4bit$")
 
@@ -28,9 +29,12 @@ def is_adapter(location: str, progress: Progress | None = None) -> bool:
         kind = read_gguf(found).metadata.get("general.type") if found.suffix == ".gguf" else None
         return kind == "adapter"
     folder = small_folder(location, progress)
-    names = list_directory(folder) if folder is not None else []
-    is_model = "config.json" in names or ("params.json" in names and CONFIG not in names)
-    return (CONFIG in names or "lora.safetensors" in names) and not is_model
+    names = set(list_directory(folder)) if folder is not None else set[str]()
+    if not isinstance(found, Path):
+        # Only small files have been downloaded; a model would have its config among them.
+        return CONFIG in names and "config.json" not in names
+    weights = {name for name in names if name.endswith((".safetensors", ".gguf"))}
+    return not weights - _WEIGHTS and bool(names & {CONFIG, "lora.safetensors"})
 
 
 def find_base(location: str, progress: Progress | None = None) -> str:
@@ -50,7 +54,8 @@ def find_base(location: str, progress: Progress | None = None) -> str:
         CheckpointError: The adapter names no base, or a path that does not exist here.
     """
     folder = small_folder(location, progress)
-    values = {} if folder is None else read_json_object(folder / CONFIG)
+    is_peft = folder is not None and (folder / CONFIG).is_file()
+    values = read_json_object(folder / CONFIG) if folder is not None and is_peft else {}
     named = values.get("base_model_name_or_path")
     if folder is None or not isinstance(named, str) or not named:
         raise CheckpointError(

@@ -79,7 +79,8 @@ class PeftConfig:
             return not module.endswith(_OUTSIDE_ALL_LINEAR)
         if targets is None or isinstance(targets, str):
             return targets is not None and re.fullmatch(targets, module) is not None
-        return _is_named(targets, module) and self._is_in_layers(module)
+        # As PEFT has it, a module named in full is meant whatever the layers.
+        return module in targets or (_is_named(targets, module) and self._is_in_layers(module))
 
     def _is_in_layers(self, module: str) -> bool:
         if not self.layers_to_transform:

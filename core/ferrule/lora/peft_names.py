@@ -80,7 +80,7 @@ def _full_part(name: str, config: PeftConfig) -> tuple[str, PartKind] | None:
     if name.endswith(_TOKENS):
         return name.removesuffix(_TOKENS), PartKind.token_rows
     module, _, kind = name.rpartition(".")
-    if not module or kind not in _REPLACING:
+    if not module or kind not in _REPLACING or not _LORA_NAMES.isdisjoint(name.split(".")):
         return None
     owner, _, last = module.rpartition(".")
     if owner.endswith(".modules_to_save") or owner == "modules_to_save":

@@ -194,7 +194,7 @@ def _follow_ties(
 
 
 def _original(work: _Work, group: Group, home: Home) -> Tensor | None:
-    """The matrix behind a trained copy, if it is stored and not the base's: one that was resized."""
+    """The stored matrix behind a trained copy; None if there is none or it is the base's."""
     if PartKind.base_weight not in group.stored:
         return None
     weight = _rows(_read(work, group, PartKind.base_weight), home)
