@@ -48,10 +48,11 @@ def inspect(
     # Collecting while torch is imported would cost a tenth of the whole command.
     gc.disable()
     # torch costs a second to import, which --help need not wait for.
+    from ferrule.checkpoint.adapter_base import is_adapter
     from ferrule.cli.adapter_view import show_adapter
     from ferrule.cli.inspect_view import show
     from ferrule.inspection import inspect_adapter, inspect_checkpoint
-    from ferrule.lora import AdapterReport, is_adapter
+    from ferrule.lora import AdapterReport
 
     gc.enable()
     with start_display(is_transient=True) as display:

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ferrule.adapter import Permute, WeightAdapter
+from ferrule.checkpoint.adapter_files import (
+    CONFIG,
+    AdapterFiles,
+    find_adapter_files,
+    tokenizer_files,
+)
 from ferrule.checkpoint.checkpoint import Checkpoint, TensorInfo
 from ferrule.checkpoint.gguf import read_gguf
 from ferrule.checkpoint.open import Progress
@@ -13,7 +19,6 @@ from ferrule.checkpoint.safetensors import read_safetensors
 from ferrule.checkpoint.small_files import find_small_files
 from ferrule.checkpoint.stored_file import read_json_object
 from ferrule.errors import CheckpointError, ConfigError
-from ferrule.lora.files import CONFIG, AdapterFiles, find_adapter_files, tokenizer_files
 from ferrule.lora.peft_config import read_peft_config
 from ferrule.lora.peft_names import parts_of
 from ferrule.lora.stored import Part, PartKind, StoredAdapter

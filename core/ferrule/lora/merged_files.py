@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ferrule.checkpoint.adapter_files import tokenizer_files
 from ferrule.lora.adapter import Adapter
 from ferrule.lora.base import Base
-from ferrule.lora.files import tokenizer_files
 
 _CONFIG = "config.json"
 

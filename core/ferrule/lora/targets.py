@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ferrule.lora.accounting import Accounting
-from ferrule.lora.base import Base
+from ferrule.lora.base import HEAD, Base
 from ferrule.lora.grouping import Group
 from ferrule.lora.naming import Home
 from ferrule.lora.peft_config import PeftConfig
@@ -30,8 +30,10 @@ def check_targets(
     groups = {group.spelled: group for group, _ in placed.values()}
     low_rank = [name for name, group in groups.items() if not _LOW_RANK.isdisjoint(group.stored)]
     if config.target_modules is not None:
+        # peft gives a tied head its part without naming it.
+        tied = placed[HEAD][0].spelled if HEAD in placed and config.ties_weights else None
         for name in low_rank:
-            if not config.is_target(name):
+            if not config.is_target(name) and name != tied:
                 accounting.untouched.append(f"{name} has tensors and is no target")
         accounting.untouched.extend(
             f"{name} is a target and has no tensors"

@@ -125,6 +125,20 @@ def test_L5_lora_on_embedding_and_head(check, train, family, tied):
     assert adapter.modules["lm_head"].b.shape == (96, 4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"trainable_token_indices": [1, 2]},
+    ],
+    ids=str,
+)
+def test_L4_L5_ties_that_peft_keeps(check, train, settings):
+    adapter = check(train(tied=True, ensure_weight_tying=True, **settings))
+    assert {"model.embed_tokens", "lm_head"} <= adapter.modules.keys()
+
+
 def test_L6_added_tokens(check, train):
     trained = train(
         before=lambda model: model.resize_token_embeddings(100, mean_resizing=False),

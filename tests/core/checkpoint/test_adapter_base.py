@@ -5,8 +5,8 @@ import json
 import gguf
 import pytest
 
+from ferrule.checkpoint.adapter_base import find_base, is_adapter
 from ferrule.errors import CheckpointError
-from ferrule.lora import find_base, is_adapter
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ferrule.checkpoint.adapter_files import CONFIG, small_folder
 from ferrule.checkpoint.gguf import read_gguf
 from ferrule.checkpoint.location import HubRepo, find_location
 from ferrule.checkpoint.open import Progress
 from ferrule.checkpoint.stored_file import list_directory, read_json_object
 from ferrule.errors import CheckpointError
-from ferrule.lora.files import CONFIG, small_folder
 
 _WEIGHTS = frozenset(("adapter_model.safetensors", "lora.safetensors"))
 # bitsandbytes copies, on which QLoRA trains; the original has the same weights unquantised.

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from ferrule.checkpoint.adapter_files import find_adapter_files
 from ferrule.errors import CheckpointError
-from ferrule.lora.files import find_adapter_files
 
 
 @pytest.fixture
