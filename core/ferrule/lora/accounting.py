@@ -21,6 +21,7 @@ class Accounting:
         trained_on: The base in the adapter's own words; may be empty.
         not_taken: Tensors of modules that the base lacks, or that are not understood.
         incomplete: Modules that lack a part.
+        broken: Tensors with values that are no numbers.
         misshaped: Tensors whose shapes are not the base's.
         untouched: Targets of the config without tensors, and tensors that are no targets.
         refused: What could be merged but not applied beside the base.
@@ -32,6 +33,7 @@ class Accounting:
     trained_on: str
     not_taken: list[str] = field(default_factory=list[str])
     incomplete: list[str] = field(default_factory=list[str])
+    broken: list[str] = field(default_factory=list[str])
     misshaped: list[str] = field(default_factory=list[str])
     untouched: list[str] = field(default_factory=list[str])
     refused: list[str] = field(default_factory=list[str])
@@ -75,6 +77,7 @@ class Accounting:
 
 _KINDS = (
     ("not_taken", "tensors that no module of the base takes"),
+    ("broken", "tensors with infinite values or NaN"),
     ("misshaped", "tensors of another shape"),
     ("incomplete", "modules that lack a part"),
     ("untouched", "targets in adapter_config.json that differ from the tensors"),

@@ -60,6 +60,12 @@ class Base:
         """Whether the module adds a bias of its own."""
         return f"{module}.bias" in self.match.checkpoint.tensors
 
+    def is_packed(self, module: str) -> bool:
+        """Whether the module's weight is stored in blocks, with some error."""
+        info = self.match.checkpoint.tensors.get(f"{module}.weight")
+        info = info or self.match.checkpoint.tensors[f"{EMBEDDING}.weight"]
+        return FORMATS[info.format].block_size > 1
+
     def read(self, name: str) -> Tensor:
         """A canonical tensor dequantised: ``lm_head.weight`` is the embedding's where tied."""
         if name == f"{HEAD}.weight" and name not in self.match.checkpoint.tensors:

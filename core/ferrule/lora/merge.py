@@ -78,7 +78,7 @@ def merge_adapter(
             f"{out} exists already.", hint="Give a directory that does not exist yet."
         )
     tensors, changed = _plan(base, adapter)
-    is_untied = HEAD in changed and f"{HEAD}.weight" not in base.match.checkpoint.tensors
+    is_untied = _is_untied(base, changed)
     partial_out = out.with_name(f"{out.name}.partial")
     partial_out.mkdir(parents=True)
     try:
@@ -97,6 +97,13 @@ def merge_adapter(
         num_bytes=sum(tensor.nbytes for tensor in tensors),
         is_untied=is_untied,
     )
+
+
+def _is_untied(base: Base, changed: set[str]) -> bool:
+    """Whether the config calls the head tied and it is so no longer."""
+    says_tied = bool(base.match.checkpoint.config.get("tie_word_embeddings"))
+    has_head = f"{HEAD}.weight" in base.match.checkpoint.tensors
+    return (says_tied or base.is_tied) and (HEAD in changed or (has_head and EMBEDDING in changed))
 
 
 def _plan(base: Base, adapter: Adapter) -> tuple[list[Planned], set[str]]:

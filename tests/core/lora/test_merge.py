@@ -116,6 +116,17 @@ def test_L8_a_bias_without_a_place_is_refused(merge, train, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_head_that_only_the_file_unties(check, train, tmp_path):
+    """The config says that it is tied, and the file has it all the same, as some trainers write."""
+    trained = train(target_modules=["embed_tokens", "q_proj"], tied=True)
+    weights = load_file(trained.base / "model.safetensors")
+    head = weights["model.embed_tokens.weight"].clone()
+    save_file({**weights, "lm_head.weight": head}, trained.base / "model.safetensors")
+    assert check(trained).is_untied
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+
+
 def test_norms_and_whole_layers_are_replaced(check, train):
     check(train(modules_to_save=["o_proj", "model.norm"]))
 

@@ -412,6 +412,15 @@ def test_a_file_with_two_adapters_is_refused(refused, train):
     assert "several adapters in one file: one, two" in refused(trained, CheckpointError)
 
 
+def test_a_diverged_training_is_told(refused, train):
+    trained = train()
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+    trained.rename(lambda name: name, add={name: torch.full((32, 4), float("nan"))})
+    text = refused(trained)
+    assert "infinite values or NaN (1)" in text
+    assert name in text
+
+
 def test_half_a_pair_is_told(refused, train):
     trained = train()
     trained.rename(lambda name: None if "0.self_attn.q_proj.lora_B" in name else name)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ferrule.lora import merge_adapter, open_adapter
 
@@ -26,6 +27,40 @@ def test_L1_L2_L21_three_spellings_of_one_adapter_have_one_effect(
     assert len(pirate.modules) == len(ranks.modules) == 60
     for name, update in pirate.modules.items():
         torch.testing.assert_close(ranks.modules[name].delta(), update.delta(), rtol=0, atol=1e-8)
+
+
+def test_L7_the_frozen_embedding_is_that_of_the_quantised_base(
+    smollm2, adapters, open_base, tmp_path
+):
+    """peft saves the 16-bit embedding with its LoRA; the GGUF file has the same in Q8_0."""
+    embedding = load_file(smollm2 / "llama" / "model.safetensors")["model.embed_tokens.weight"]
+    name = "base_model.model.model.embed_tokens"
+    rng = torch.Generator().manual_seed(1)
+    noisy = embedding.float() * (1 + 0.01 * torch.randn(embedding.shape, generator=rng))
+    tensors = {
+        f"{name}.base_layer.weight": noisy.bfloat16(),
+        f"{name}.lora_embedding_A": torch.randn(2, embedding.shape[0], generator=rng),
+        f"{name}.lora_embedding_B": torch.randn(embedding.shape[1], 2, generator=rng),
+    }
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["embed_tokens"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    quantised = open_base(smollm2 / "smollm2-135m.gguf")
+    adapter = open_adapter(str(tmp_path), base=quantised)
+    assert adapter.modules["model.embed_tokens"].full is None
+    assert list(adapter.report.unused.values()) == [
+        "the base's own weight, before it was quantised"
+    ]
+    # A dense base is compared exactly: there it is another weight.
+    dense = open_adapter(str(tmp_path), base=open_base(smollm2 / "llama"))
+    assert dense.modules["model.embed_tokens"].full is not None
+    noisy[7] = torch.randn(embedding.shape[1], generator=rng)
+    save_file(
+        {**tensors, f"{name}.base_layer.weight": noisy.bfloat16()},
+        tmp_path / "adapter_model.safetensors",
+    )
+    changed = open_adapter(str(tmp_path), base=quantised)
+    assert changed.modules["model.embed_tokens"].full is not None
 
 
 @pytest.mark.parametrize(
