@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ferrule.errors import CheckpointError, ConfigError, LoadError
+from ferrule.errors import CheckpointError, ConfigError, FerruleError, LoadError
 from ferrule.lora import open_adapter
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -139,13 +139,18 @@ def test_L4_L5_ties_that_peft_keeps(check, train, settings):
     assert {"model.embed_tokens", "lm_head"} <= adapter.modules.keys()
 
 
-def test_L6_added_tokens(check, train):
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("saved", [["embed_tokens"], ["embed_tokens", "lm_head"]])
+def test_L6_added_tokens(check, train, saved, tied):
     trained = train(
         before=lambda model: model.resize_token_embeddings(100, mean_resizing=False),
-        modules_to_save=["embed_tokens", "lm_head"],
+        modules_to_save=saved,
+        save={"save_embedding_layers": True},
+        tied=tied,
     )
     adapter = check(trained)
     assert adapter.vocab_size == 100
+    assert adapter.modules["model.embed_tokens"].full.shape == (100, 32)
     assert adapter.modules["lm_head"].full.shape == (100, 32)
 
 
@@ -403,6 +408,99 @@ def test_L20_layers_that_the_base_lacks(train, open_base, tmp_path, make_model):
     make_model(num_hidden_layers=2).save_pretrained(tmp_path / "other")
     with pytest.raises(LoadError, match=r"layers\.2\.self_attn\.q_proj"):
         open_adapter(str(trained.adapter), base=open_base(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("ending", "shape", "text"),
+    [
+        ("lora_magnitude_vector", (31,), "magnitude of model.layers.0.self_attn.q_proj: [31]"),
+        ("lora_A.weight", (4, 32, 1), "is [4, 32, 1] in F32"),
+        ("lora_A.weight", (4,), "A and B must be matrices"),
+        ("lora_B.weight", (32, 3), "[32, 3] in the adapter, [32, 4] expected"),
+    ],
+)
+def test_L20_shapes_are_held_against_the_base(refused, train, ending, shape, text):
+    trained = train(use_dora=True)
+    name = f"base_model.model.model.layers.0.self_attn.q_proj.{ending}"
+    trained.rename(lambda name: name, add={name: torch.ones(shape)})
+    assert text in refused(trained, FerruleError)
+
+
+@pytest.mark.parametrize(
+    ("indices", "text"),
+    [
+        ([3, 7, 96], "exceed its rows"),
+        ([3, 7], "[3, 32] in the adapter, [2, 32] expected"),
+        ({"wte": [3, 7, 9]}, "no indices for it"),
+    ],
+)
+def test_L6_rows_of_tokens_must_be_named(refused, train, indices, text):
+    trained = train(trainable_token_indices=[3, 7, 9])
+    trained.change_config(trainable_token_indices=indices)
+    assert text in refused(trained)
+
+
+def test_L8_biases_that_do_not_fit(refused, train):
+    trained = train("qwen2", bias="all")
+    prefix = "base_model.model.model.layers.0"
+    trained.rename(
+        lambda name: name,
+        add={
+            f"{prefix}.self_attn.q_proj.base_layer.bias": torch.ones(31),
+            f"{prefix}.self_attn.o_proj.bias": torch.ones(32),
+        },
+    )
+    text = refused(trained)
+    assert "bias of model.layers.0.self_attn.q_proj: [31]" in text
+    assert "(the base's model.layers.0.self_attn.o_proj has no bias)" in text
+
+
+def test_L8_untrained_biases_change_nothing(open_base, train):
+    trained = train("qwen2", bias="all")
+    own = load_file(trained.base / "model.safetensors")
+    biases = {
+        name: own[name.removeprefix("base_model.model.").replace(".base_layer", "")]
+        for name in trained.tensors
+        if name.endswith(".bias")
+    }
+    trained.rename(lambda name: name, add=biases)
+    adapter = open_adapter(str(trained.adapter), base=open_base(trained.base))
+    assert set(adapter.report.unused.values()) == {"equal to the base's own bias"}
+    assert all(update.bias is None for update in adapter.modules.values())
+
+
+def test_L16_a_module_that_is_changed_twice_is_told(refused, train):
+    trained = train()
+    prefix = "base_model.model.model.layers.0.self_attn.qkv_proj"
+    trained.rename(
+        lambda name: name,
+        add={
+            f"{prefix}.lora_A.weight": torch.ones(4, 32),
+            f"{prefix}.lora_B.weight": torch.ones(64, 4),
+        },
+    )
+    assert "Two stored tensors become model.layers.0.self_attn.q_proj" in refused(trained)
+
+
+def test_L13_two_spellings_of_one_module_are_told(refused, train):
+    trained = train(target_modules=["q_proj"])
+    other = "base_model.model.layers.0.self_attn.q_proj"
+    trained.rename(
+        lambda name: name,
+        add={
+            f"{other}.lora_A.weight": torch.ones(4, 32),
+            f"{other}.lora_B.weight": torch.ones(32, 4),
+        },
+    )
+    assert "model.layers.0.self_attn.q_proj is changed by" in refused(trained)
+
+
+def test_one_tensor_under_two_names_must_be_the_same(refused, train):
+    trained = train()
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+    short = name.removeprefix("base_model.model.")
+    trained.rename(lambda name: name, add={short: torch.ones(32, 4)})
+    assert "is the same of the same module" in refused(trained)
 
 
 def test_a_file_with_two_adapters_is_refused(refused, train):
