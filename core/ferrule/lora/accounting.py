@@ -41,6 +41,9 @@ class Accounting:
 
     def take_no(self, stored: str, known: Collection[str], spelled: str | None = None) -> None:
         """Notes a tensor that nothing takes, with the nearest module of the base."""
+        if len(self.not_taken) >= _SHOWN:
+            self.not_taken.append(stored)
+            return
         near = difflib.get_close_matches(spelled or stored, list(known)[:4000], n=1, cutoff=0.7)
         self.not_taken.append(f"{stored} (near: {near[0]})" if near else stored)
 

@@ -101,7 +101,7 @@ def _mistral(location: str, files: AdapterFiles) -> StoredAdapter:
         checkpoint=checkpoint,
         parts=parts,
         unknown=unknown,
-        scale=lambda module, rank: float(scaling),
+        scale=lambda rank, *names: float(scaling),
         base="",
         dialect=MISTRAL,
     )
@@ -126,7 +126,7 @@ def _gguf(location: str, files: AdapterFiles) -> StoredAdapter:
         parts=parts,
         unknown=unknown,
         # llama.cpp's own rule (get_scale in llama-adapter.h): without an alpha the scale is 1.
-        scale=lambda module, rank: alpha / rank if alpha else 1.0,
+        scale=lambda rank, *names: alpha / rank if alpha else 1.0,
         base=str(metadata.get("general.base_model.0.name", "")),
         notes=(
             "llama.cpp's converter drops use_rslora, rank_pattern and alpha_pattern: if the "

@@ -21,7 +21,8 @@ _OUTSIDE_ALL_LINEAR = ("lm_head", "embed_tokens")
 class PeftConfig:
     """What decides which modules an adapter changes, and by how much.
 
-    Module names are those of the model that was trained, without ``base_model.model.``.
+    Module names are those of the model that was trained, without ``base_model.model.``. A tool may
+    have shortened them in the tensors' names, so that the canonical name is asked for as well.
 
     Attributes:
         location: Of the adapter, for messages.
@@ -57,13 +58,13 @@ class PeftConfig:
     uses_dora: bool = False
     base: str = ""
 
-    def rank_of(self, module: str) -> int:
-        """The rank that a module must have."""
-        return _fitting(self.rank_pattern, module, self.rank)
+    def rank_of(self, *names: str) -> int:
+        """The rank that a module of these names must have."""
+        return _fitting(self.rank_pattern, names, self.rank)
 
-    def scale(self, module: str, rank: int) -> float:
-        """What ``B A`` is multiplied by."""
-        alpha = _fitting(self.alpha_pattern, module, self.alpha)
+    def scale(self, rank: int, *names: str) -> float:
+        """What ``B A`` of a module of these names is multiplied by."""
+        alpha = _fitting(self.alpha_pattern, names, self.alpha)
         return alpha / (math.sqrt(rank) if self.uses_rslora else rank)
 
     def is_saved(self, module: str) -> bool:
@@ -182,9 +183,9 @@ def _token_indices(value: object) -> Mapping[str, Sequence[int]]:
     return {"embed_tokens": cast("Sequence[int]", value)}
 
 
-def _fitting(patterns: Mapping[str, _Number], module: str, default: _Number) -> _Number:
+def _fitting(patterns: Mapping[str, _Number], names: Sequence[str], default: _Number) -> _Number:
     for pattern, number in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
             return number
     return default
 

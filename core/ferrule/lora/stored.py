@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from ferrule.checkpoint.checkpoint import Checkpoint
 from ferrule.errors import CheckpointError
 from ferrule.lora.peft_config import PeftConfig
 from ferrule.quantization.formats import FORMATS
+
+
+class Scale(Protocol):
+    """What a module's ``B A`` is multiplied by."""
+
+    def __call__(self, rank: int, *names: str) -> float:
+        """From the rank, and the module's names in the adapter and in the base."""
+        ...
 
 
 class PartKind(StrEnum):
@@ -58,7 +67,7 @@ class StoredAdapter:
         checkpoint: Where the tensors are read; its config says a GGUF's architecture.
         parts: Tensors that are understood.
         unknown: Names of tensors that are not.
-        scale: Gives a module's scale from its name, as the adapter spells it, and its rank.
+        scale: Gives a module's scale from its rank and its names: the adapter's, the base's.
         base: The model that it was trained on, in its own words; empty if it does not say.
         config: PEFT's; None for other containers.
         dialect: Reads the names; None lets installed weight adapters find out.
@@ -70,7 +79,7 @@ class StoredAdapter:
     checkpoint: Checkpoint
     parts: tuple[Part, ...]
     unknown: tuple[str, ...]
-    scale: Callable[[str, int], float]
+    scale: Scale
     base: str
     config: PeftConfig | None = None
     dialect: WeightAdapter | None = None

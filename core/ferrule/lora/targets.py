@@ -33,7 +33,8 @@ def check_targets(
         # peft gives a tied head its part without naming it.
         tied = placed[HEAD][0].spelled if HEAD in placed and config.ties_weights else None
         for name in low_rank:
-            if not config.is_target(name) and name != tied:
+            names = (name, *(home.module for home in groups[name].homes))
+            if not any(map(config.is_target, names)) and name != tied:
                 accounting.untouched.append(f"{name} has tensors and is no target")
         accounting.untouched.extend(
             f"{name} is a target and has no tensors"
@@ -87,7 +88,7 @@ def _check_ranks(
     for name, group in groups.items():
         for kind in _LOW_RANK & group.stored.keys():
             shape = adapter.checkpoint.tensors[group.stored[kind]].shape
-            expected = config.rank_of(name)
+            expected = config.rank_of(name, *(home.module for home in group.homes))
             if len(shape) == 2 and shape[0] != expected:
                 accounting.misshaped.append(
                     f"{group.stored[kind]}: rank {shape[0]}, {expected} in adapter_config.json"

@@ -68,7 +68,7 @@ def _update(work: _Work, module: str, group: Group, home: Home) -> ModuleUpdate:
     out_features, in_features = _shape(work, module, update)
     _check(work, module, "A", a, (a.shape[0], in_features))
     _check(work, module, "B", b, (out_features, a.shape[0]))
-    scale = work.adapter.scale(group.spelled, a.shape[0])
+    scale = work.adapter.scale(a.shape[0], group.spelled, module)
     magnitude = None
     if PartKind.magnitude in group.stored:
         magnitude = _rows(_read(work, group, PartKind.magnitude), home)

@@ -305,6 +305,16 @@ def test_L13_other_prefixes_and_labels(check, train, before, after):
     check(trained)
 
 
+def test_L2_L13_patterns_fit_names_that_a_tool_has_shortened(check, train):
+    trained = train(
+        target_modules=r"model\.layers\..*q_proj",
+        rank_pattern={"model.layers.0.self_attn.q_proj": 8},
+        alpha_pattern={r"model\.layers\.2\..*": 32},
+    )
+    trained.rename(lambda name: name.replace("base_model.model.model.", ""))
+    assert check(trained).modules["model.layers.2.self_attn.q_proj"].scale == 8.0
+
+
 def test_L13_names_of_no_module_are_listed_with_near_ones(refused, train):
     trained = train(target_modules=["q_proj"])
     trained.rename(lambda name: name.replace("q_proj", "q_pro"))

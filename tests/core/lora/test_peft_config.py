@@ -50,7 +50,7 @@ def test_patterns_are_those_of_peft():
     for name in MODULES:
         expected = patterns.get(get_pattern_key(patterns.keys(), name), 8)
         assert config.rank_of(name) == expected, name
-        assert config.scale(name, 2) == expected / 2
+        assert config.scale(2, name) == expected / 2
 
 
 def test_a_base_with_its_revision():
