@@ -118,6 +118,7 @@ def step_bytes(
         context=options.max_length or config.context_length,
         dtype=dtype,
         has_kernels=device.type == "cuda" and has_triton(),
+        has_loras=options.enable_lora,
     )
 
 
@@ -204,7 +205,7 @@ def _assemble(
     cache = KVCache(specs, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device)
     runner_type = KernelRunner if fits_kernels(specs, device) else ModelRunner
     if runner_type is KernelRunner and isinstance(model, nn.Module):
-        compile_layers(model)
+        compile_layers(model, lora=loras.slots and loras.slots.state)
     vocab_size = config.vocab_size + loras.num_added_rows
     runner = runner_type(
         model,

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from ferrule.checkpoint.adapter_base import find_base, is_adapter
 from ferrule.checkpoint.location import HubRepo, find_location
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.cli.kernel_cache import cache_environment
@@ -64,6 +65,7 @@ def serve_model(
     """
     _set_up_logging(server)
     with closing(listen(server.host, server.port)) as sock, start_display() as display:
+        options, name = beneath_adapter(options, display, name=name)
         model, options = open_text_side(options, display, name=name, chat_template=chat_template)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(model, options, server, sock, display, lora_updates))
@@ -76,6 +78,34 @@ def model_name(location: str) -> str:
         return found.name
     path = found.resolve()
     return _PART.sub("", path.stem) if path.is_file() else path.name
+
+
+def beneath_adapter(
+    options: EngineOptions, display: Display, *, name: str | None = None
+) -> tuple[EngineOptions, str | None]:
+    """Where the model is an adapter by itself, its base as the model and the adapter beside it.
+
+    Args:
+        options: Of the engine.
+        display: Told of each stage.
+        name: What requests call what is served; None: after where it comes from.
+
+    Returns:
+        The options, and what requests call the model in them.
+    """
+
+    def progress(stage: str, fraction: float | None, detail: str) -> None:
+        display.report(Progress(stage, fraction, detail))
+
+    location = options.model
+    if options.weight_path is not None or not is_adapter(location, progress):
+        return options, name
+    base = find_base(location, progress)
+    display.say(f"{location} is an adapter; its base is {base}")
+    paths = ((name or model_name(location), location), *options.lora_paths)
+    return msgspec.structs.replace(
+        options, model=base, enable_lora=True, lora_paths=paths
+    ), model_name(base)
 
 
 def open_text_side(

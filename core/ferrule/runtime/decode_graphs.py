@@ -123,7 +123,10 @@ class DecodeGraphs:
     def missing(self) -> list[GraphKey]:
         """Every size without a graph, for samplers that need nothing; the smallest first."""
         sizes = {graph_size(num_rows, self._most) for num_rows in range(1, self._most + 1)}
-        return [key for key in map(GraphKey, sorted(sizes)) if key not in self._graphs]
+        keys = list(map(GraphKey, sorted(sizes)))
+        if self._loras is not None and self._loras.num_bytes:
+            keys += [key._replace(lora=LoraMode.DELTAS) for key in keys]
+        return [key for key in keys if key not in self._graphs]
 
     def run(self, slots: Sequence[int], needs: Needs, shared: SharedBlocks | None) -> Sampled:
         """Launches one step.

@@ -179,7 +179,8 @@ class DeviceSampling:
 
         num_known = self.num_known_tokens
         if known is not None:
-            num_known = logits.shape[-1]
+            # What is described stays as the model gave it.
+            logits, num_known = logits.clone(), logits.shape[-1]
             for row, count in enumerate(known):
                 logits[row, count:] = -torch.inf
 

@@ -116,7 +116,12 @@ class KernelRunner:
         sizes.sort(key=lambda size: size not in _SIZES_WITH_KERNELS)
         mixed = [partial(self.mixed.capture, shape) for shape in shapes]
         decode = [partial(self.graphs.capture, GraphKey(size)) for size in sizes]
-        return [*mixed[:2], *decode, *mixed[2:]]
+        jobs = [*mixed[:2], *decode, *mixed[2:]]
+        if self.loras is not None and self.loras.num_bytes:
+            jobs += [partial(self.mixed.capture, self.mixed.with_lora(shape)) for shape in shapes]
+            keys = [GraphKey(size, lora=LoraMode.DELTAS) for size in sizes]
+            jobs += [partial(self.graphs.capture, key) for key in keys]
+        return jobs
 
     def compile_jobs(self) -> list[Callable[[], None]]:
         """The warm-up's parts, and what else has kernels of its own (precompile.py)."""
@@ -190,8 +195,7 @@ class KernelRunner:
 
     def _find_shared(self, chunks: Sequence[Chunk], slots: list[int]) -> SharedBlocks | None:
         """What the sequences of a decode step begin with; looked for when they have changed."""
-        batch = (self.slots.num_admissions, slots)
-        if batch != self._looked_at:
+        if (batch := (self.slots.num_admissions, slots)) != self._looked_at:
             self._looked_at = batch
             self._shared = find_shared(self.slots, slots, [chunk.start + 1 for chunk in chunks])
         return self._shared
@@ -213,9 +217,8 @@ class KernelRunner:
         with self._applying(slots, inputs.sample_lora_rows()):
             logits = self.model.logits(computed.of_samples(count))
         logits = widened(logits, self.sampling.vocab_size)
-        known = None
+        known, default = None, self.sampling.num_known_tokens
         if self.loras is not None:
-            default = self.sampling.num_known_tokens
             known = self.loras.num_known_tokens(self.loras.of(slots), default)
         tokens = self.sampling.sample(logits, owners, positions, needs, known)
         described = describe(logits, tokens) if needs.logprobs else None

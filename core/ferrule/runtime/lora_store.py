@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from ferrule.runtime.lora_adapter import PreparedLora, prepare
 from ferrule.runtime.lora_slots import LoraSlots
 
 Read = Callable[[str], Adapter]
+_SWITCH_SECONDS = 0.0005
 
 
 class LoraStore:
@@ -61,6 +63,9 @@ class LoraStore:
         # Nobody who runs waits behind a download. One thread each, so in order.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="lora-reader")
         self._placer = ThreadPoolExecutor(1, thread_name_prefix="lora-placer")
+        # A thread gets the interpreter's lock from one that is busy after 5 ms, and lets go of it
+        # in every operation: hundreds of small ones would take seconds beside steps.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
 
     def load_now(self, adapter: Adapter) -> LoraInfo:
         """Takes an adapter that has been read, while nothing else is to be done.
@@ -70,6 +75,7 @@ class LoraStore:
         """
         info, lora = self._prepare(adapter)
         self._slots.allocate(lora.parts.items())
+        self._keep(lora, info.location)
         return info
 
     def load(self, ticket: str, location: str) -> None:
@@ -93,8 +99,8 @@ class LoraStore:
         try:
             self._slots.allocate(lora.parts.items())
         except torch.OutOfMemoryError as error:
-            self.forget(lora.content)
             return _told(error, info.location)
+        self._keep(lora, info.location)
         return info
 
     def place(self, content: str, slot: int) -> None:
@@ -172,7 +178,6 @@ class LoraStore:
     def _prepare(self, adapter: Adapter) -> tuple[LoraInfo, PreparedLora]:
         self._check_vocabulary(adapter)
         lora = prepare(adapter, self._slots.sites, self._slots.sizes)
-        self._keep(lora, adapter.location)
         return _info(adapter, lora), lora
 
     def _wanted(self, content: str) -> PreparedLora:

@@ -110,9 +110,16 @@ class MixedGraphs:
         ]
         return list(dict.fromkeys(shape for shape in found if shape is not None))
 
+    def with_lora(self, shape: Shape) -> Shape:
+        """The shape of the same step with low-rank products for some of its rows."""
+        assert self._loras is not None
+        return replace(shape, lora=LoraMode.DELTAS, num_loras=self._loras.sizes.num_slots)
+
     def missing(self) -> list[Shape]:
         """Shapes without a graph that steps will take, the likeliest first."""
         likely = likely_shapes(max_tokens=self._max_tokens, num_slots=self._num_slots)
+        if self._loras is not None and self._loras.num_bytes:
+            likely += [self.with_lora(shape) for shape in likely]
         return [shape for shape in likely if shape not in self._graphs]
 
     def run(self, batch: MixedBatch, *, wants_all: bool = False) -> Computed:

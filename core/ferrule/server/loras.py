@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ferrule.errors import FerruleError, RequestError
+from ferrule.errors import EngineDeadError, FerruleError, RequestError
 from ferrule.frontend.engine_protocol import EngineProtocol
 from ferrule.frontend.model import ServedModel, adapted_model
 from ferrule.plan import LoraInfo
@@ -16,6 +17,7 @@ from ferrule.server.errors import StatusError
 from ferrule.server.lora_updates import LoraUpdates
 
 _log = logging.getLogger(__name__)
+_LET_GO_SECONDS = 5.0
 
 
 class ServedLoras:
@@ -34,9 +36,11 @@ class ServedLoras:
         self._engine = engine
         self._updates = updates
         self._models: dict[str, ServedModel] = {}
-        # One change at a time: whether an adapter is in use under another name decides what is
-        # let go of.
+        # One change at a time.
         self._changing = asyncio.Lock()
+        # By content, of adapters that have no name any more.
+        self._leaving: dict[str, asyncio.TimerHandle] = {}
+        self._telling: set[asyncio.Future[None]] = set()
 
     @property
     def models(self) -> Mapping[str, ServedModel]:
@@ -87,10 +91,10 @@ class ServedLoras:
             try:
                 self._add(name, info)
             except FerruleError as error:
-                await self._let_go(info.content)
+                self._let_go(info.content)
                 raise _unfit(error) from error
             if present is not None:
-                await self._let_go(present.lora)
+                self._let_go(present.lora)
         return info
 
     async def unload(self, name: str) -> None:
@@ -107,14 +111,36 @@ class ServedLoras:
                     404, f"LoRA adapter '{name}' not found", param="lora_name", code="not_found"
                 )
             _log.info("adapter %s is unloaded", name)
-            await self._let_go(present.lora)
+            self._let_go(present.lora)
 
-    async def _let_go(self, content: str) -> None:
-        if all(model.lora != content for model in self._models.values()):
+    def _let_go(self, content: str) -> None:
+        """Tells the engine of an adapter that has had no name for a while.
+
+        A request may have found the name and not have reached the engine yet.
+        """
+        if any(model.lora == content for model in self._models.values()):
+            return
+        self._keep(content)
+        loop = asyncio.get_running_loop()
+        self._leaving[content] = loop.call_later(_LET_GO_SECONDS, self._unload, content)
+
+    def _keep(self, content: str) -> None:
+        if content in self._leaving:
+            self._leaving.pop(content).cancel()
+
+    def _unload(self, content: str) -> None:
+        del self._leaving[content]
+        task = asyncio.ensure_future(self._tell(content))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, content: str) -> None:
+        with contextlib.suppress(EngineDeadError):
             await self._engine.unload_lora(content)
 
     def _add(self, name: str, info: LoraInfo) -> None:
         self._models[name] = adapted_model(self._model, name, info, created=int(time.time()))
+        self._keep(info.content)
         _log.info("adapter %s: %s", name, info.summary)
 
     def _check_updates(self) -> LoraUpdates:
