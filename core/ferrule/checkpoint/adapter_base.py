@@ -12,6 +12,10 @@ from ferrule.checkpoint.open import Progress
 from ferrule.checkpoint.stored_file import list_directory, read_json_object
 from ferrule.errors import CheckpointError
 
+_HINT = (
+    "Name the base yourself: `ferrule serve BASE --enable-lora --lora-paths NAME={location}`, or "
+    "`ferrule inspect {location} --base BASE`."
+)
 _WEIGHTS = frozenset(("adapter_model.safetensors", "lora.safetensors"))
 # bitsandbytes copies, on which QLoRA trains; the original has the same weights unquantised.
 _BITSANDBYTES = re.compile(r"(-unsloth)?-bnb-4bit$")
@@ -60,7 +64,7 @@ def find_base(location: str, progress: Progress | None = None) -> str:
     if folder is None or not isinstance(named, str) or not named:
         raise CheckpointError(
             f"The adapter {location} does not name its base model.",
-            hint="Give the base as MODEL, and the adapter with it.",
+            hint=_HINT.format(location=location),
         )
     last = named.rstrip("/").rpartition("/")[2]
     for path in (Path(named), folder / named, folder.parent / last):
@@ -76,7 +80,7 @@ def _on_hub(location: str, named: str, revision: object) -> str:
     except CheckpointError as error:
         raise CheckpointError(
             f"The adapter {location} was trained on {named}, which is not here.",
-            hint="Give the base as MODEL, and the adapter with it.",
+            hint=_HINT.format(location=location),
         ) from error
     is_commit = plain == named and isinstance(revision, str) and revision
     return f"{plain}@{revision}" if isinstance(found, HubRepo) and is_commit else plain

@@ -101,4 +101,4 @@ def test_L19_a_repository_on_the_hub_not_its_bitsandbytes_copy(adapter, named, f
 def test_a_base_that_is_not_named_or_not_here(adapter, named):
     with pytest.raises(CheckpointError, match=r"does not name|is not here") as error:
         find_base(str(adapter(base_model_name_or_path=named)))
-    assert "Give the base as MODEL" in error.value.hint
+    assert "--base BASE" in error.value.hint
