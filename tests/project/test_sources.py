@@ -20,6 +20,7 @@ WITHOUT_MIRROR = {
     "core/ferrule/__main__.py": "calls the app; tests/core/cli runs the command",
     "core/ferrule/architecture.py": "a dataclass without behaviour",
     "core/ferrule/engine/options.py": "a struct without behaviour",
+    "core/ferrule/engine/status.py": "a dataclass without behaviour",
     "core/ferrule/errors.py": "classes that hold a message",
     "core/ferrule/hookspecs.py": "tests/project/test_hooks.py",
     "core/ferrule/kernels/heads.py": "for kernels: test_paged_decode.py and test_rotate_write.py",

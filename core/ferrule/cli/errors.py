@@ -12,16 +12,11 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from ferrule.cli.console import stderr
-from ferrule.cli.lora_flags import spread
 from ferrule.errors import FerruleError
 
 
 class Commands(TyperGroup):
     """Subcommands whose errors are shown, not raised."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parses the command line; more than one adapter may follow ``--lora-paths``."""
-        return super().parse_args(ctx, spread(args))
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the subcommand; its exit status is 1 after an error of ours, 130 after Ctrl-C."""

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
+from typer.core import TyperCommand
 
 from ferrule.cli.engine_flags import flag
 from ferrule.engine.options import EngineOptions
@@ -79,8 +80,6 @@ LoraRoots = Annotated[
     flag(
         "--lora-root",
         panel=_LORA,
-        exists=True,
-        file_okay=False,
         metavar="DIR",
         help="A directory below which clients may load adapters; may be given several times.",
     ),
@@ -177,10 +176,10 @@ def named_paths(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for part in parts:
         name, equals, location = part.partition("=")
-        if not equals or not _NAMED.match(part):
-            name, location = Path(part.rstrip("/")).name.removesuffix(".gguf"), part
-        if not name or not location:
+        if not part or (equals and not (name and location)):
             raise OptionError(f"{_PATHS} has {part!r}; expected NAME=PATH.")
+        if not _NAMED.match(part):
+            name, location = Path(part.rstrip("/")).name.removesuffix(".gguf"), part
         found.append((name, location))
     return found
 
@@ -198,6 +197,14 @@ def spread(arguments: Sequence[str]) -> list[str]:
             is_listing = True
         out.append(argument)
     return out
+
+
+class CommandWithAdapters(TyperCommand):
+    """A command in which more than one adapter may follow ``--lora-paths``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the command's arguments."""
+        return super().parse_args(ctx, spread(args))
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from ferrule.cli.demo import demo
 from ferrule.cli.errors import Commands
 from ferrule.cli.generate import generate
 from ferrule.cli.inspect import inspect
+from ferrule.cli.lora_flags import CommandWithAdapters
 from ferrule.cli.merge import merge
 from ferrule.cli.plugins import plugins
 from ferrule.cli.serve import serve
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (serve, generate, bench, demo, inspect, merge, warm_cache, plugins):
-    app.command(epilog=_ENVIRONMENT)(command)
+    app.command(epilog=_ENVIRONMENT, cls=CommandWithAdapters)(command)
 
 
 def _show_version(is_asked: bool) -> None:

@@ -33,7 +33,8 @@ _PROGRAMS = 264
 """Two for each multiprocessor of an H100."""
 
 
-@triton.jit
+# Specialised for how the columns happen to be split, they would be compiled anew while serving.
+@triton.jit(do_not_specialize=["steps"])
 def _shrink_kernel(
     x,
     a,
@@ -88,7 +89,7 @@ def _shrink_kernel(
     tl.store(low + place[:, None] * width + (part * max_rank + r)[None, :], total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"])
 def _expand_kernel(
     low,
     b,

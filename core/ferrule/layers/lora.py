@@ -164,6 +164,10 @@ class LoraSite(Protocol):
         """Makes room for what such a part needs; gives the bytes that it took."""
         ...
 
+    def touch(self, part: LoraPart) -> bool:
+        """Has the layer do what such a part needs; says whether it did less until now."""
+        ...
+
     def place(self, slot: int, part: LoraPart | None) -> list[Copy]:
         """Takes a part, or that a slot's adapter has none here; returns copies still to be made.
 

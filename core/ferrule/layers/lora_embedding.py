@@ -48,6 +48,10 @@ class EmbeddingPool:
         """Nothing is kept for all adapters together."""
         return 0
 
+    def touch(self, part: LoraPart) -> bool:
+        """Nothing that a graph would hold."""
+        return False
+
     def place(self, slot: int, part: LoraPart | None) -> list[Copy]:
         """Takes a part whose tensors are where the model is."""
         self._parts[slot] = part

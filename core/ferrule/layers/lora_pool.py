@@ -39,6 +39,7 @@ class LoraPool:
         # Whole tiles of the tensor cores, whatever device this is.
         self._rank = -(-sizes.rank // _RANK_TILE) * _RANK_TILE
         self._tiles: Tensor | None = None
+        self._is_touched = self._is_scaled = False
         # By slot: [slots, parts, rank, in], [slots, out, rank], and [slots, out] for the others.
         self.a: Tensor | None = None
         self.b: Tensor | None = None
@@ -54,13 +55,13 @@ class LoraPool:
         """Whether the step's rows may want something here."""
         if self.state.mode is LoraMode.OFF:
             return False
-        return self.a is not None or self.gains is not None or self.state.mode is LoraMode.OWN
+        return self._is_touched or self.state.mode is LoraMode.OWN
 
     @property
     def scales(self) -> bool:
         """Whether the step's rows may want gains or biases, or whole weights."""
         mode = self.state.mode
-        return mode is LoraMode.OWN or (mode is LoraMode.SCALED and self.gains is not None)
+        return mode is LoraMode.OWN or (mode is LoraMode.SCALED and self._is_scaled)
 
     def allocate(self, part: LoraPart) -> int:
         """Makes room for what such a part needs; gives the bytes that it took."""
@@ -80,6 +81,14 @@ class LoraPool:
             self.gains = room((self.width,), 1, torch.float32)
             self.biases = room((self.width,), 0, torch.float32)
         return sum(tensor.nbytes for tensor in made)
+
+    def touch(self, part: LoraPart) -> bool:
+        """Has the layer do what such a part needs; says whether it did less until now."""
+        before = self._is_touched, self._is_scaled
+        is_scaled = part.gain is not None or part.bias is not None
+        self._is_touched |= is_scaled or part.a is not None
+        self._is_scaled |= is_scaled
+        return before != (self._is_touched, self._is_scaled)
 
     def place(self, index: int, slot: int, part: LoraPart | None) -> list[Copy]:
         """What is to be copied for a slot's part, after ``allocate``."""
@@ -131,7 +140,7 @@ class LoraPool:
         if self._tiles is None:
             widths = [columns.stop - columns.start for columns in self.columns]
             self._tiles = column_tiles(widths, self.sizes.device)
-        scales = self.state.mode is LoraMode.SCALED
+        scales = self.scales
         # A token may come as several rows, such as one for each head.
         x, y = (each.flatten(1, -2) if each.dim() > 2 else each.unsqueeze(1) for each in (x, y))
         for place in range(x.shape[1]):
@@ -223,6 +232,10 @@ class PoolSite:
     def allocate(self, part: LoraPart) -> int:
         """Makes room for what such a part needs; gives the bytes that it took."""
         return self.pool.allocate(part)
+
+    def touch(self, part: LoraPart) -> bool:
+        """Has the layer do what such a part needs; says whether it did less until now."""
+        return self.pool.touch(part)
 
     def place(self, slot: int, part: LoraPart | None) -> list[Copy]:
         """Takes a part; returns copies still to be made."""

@@ -69,8 +69,7 @@ class LoraSlots:
 
     def mode(self, wanted: NDArray[np.int64]) -> LoraMode:
         """What rows that want these adapters need."""
-        found = set(wanted.tolist()) - {-1}
-        return max((self._modes[slot] for slot in found), default=LoraMode.OFF)
+        return max((self._modes[slot] for slot in _present(wanted)), default=LoraMode.OFF)
 
     def num_known_tokens(self, wanted: NDArray[np.int64], default: int) -> list[int] | None:
         """Below which id each row's token must be; None: no adapter adds tokens.
@@ -94,16 +93,19 @@ class LoraSlots:
         return self.state.using(mode, rows)
 
     def allocate(self, parts: Iterable[tuple[str, LoraPart]]) -> None:
-        """Makes room in the layers that parts are for."""
-        num_bytes = sum(self.sites[name].allocate(part) for name, part in parts)
-        self.num_bytes += num_bytes
-        self.version += num_bytes > 0
+        """Makes room in the layers that parts are for, and has them do what parts need."""
+        has_more_to_do = False
+        for name, part in parts:
+            self.num_bytes += self.sites[name].allocate(part)
+            has_more_to_do |= self.sites[name].touch(part)
+        self.version += has_more_to_do
 
     def allocate_linears(self) -> None:
         """Makes room for low-rank products in all layers, whatever adapters will touch."""
         low_rank = LoraPart(a=torch.empty(0), b=torch.empty(0))
-        names = [name for name, site in self.sites.items() if not site.gathers and name != HEAD]
-        self.allocate((name, low_rank) for name in names)
+        for name, site in self.sites.items():
+            if not site.gathers and name != HEAD:
+                self.num_bytes += site.allocate(low_rank)
 
     def place(self, slot: int, lora: PreparedLora) -> list[Copy]:
         """Takes an adapter into a slot; returns the copies that are still to be made."""
@@ -144,7 +146,7 @@ def fill_chunks(
         rows: ``[chunks, size]``, -1 everywhere; takes each chunk's rows.
     """
     chunk, size = 0, rows.shape[1]
-    for slot in sorted(set(wanted.tolist()) - {-1}):
+    for slot in _present(wanted):
         (of_slot,) = np.nonzero(wanted == slot)
         for first in range(0, len(of_slot), size):
             part = of_slot[first : first + size]
@@ -156,7 +158,7 @@ def fill_chunks(
 def grouped(wanted: NDArray[np.int64], device: torch.device) -> LoraRows:
     """Rows by the adapter that they want: one run of rows as a slice, others by index."""
     groups: list[tuple[int, Tensor | slice]] = []
-    for slot in sorted(set(wanted.tolist()) - {-1}):
+    for slot in _present(wanted):
         (rows,) = np.nonzero(wanted == slot)
         first, last = int(rows[0]), int(rows[-1]) + 1
         if last - first == len(rows):
@@ -164,6 +166,11 @@ def grouped(wanted: NDArray[np.int64], device: torch.device) -> LoraRows:
         else:
             groups.append((slot, torch.from_numpy(rows).to(device)))
     return LoraRows(groups=groups)
+
+
+def _present(wanted: NDArray[np.int64]) -> list[int]:
+    """The adapter slots that any row wants, in order."""
+    return [slot for slot in np.unique(wanted).tolist() if slot >= 0]
 
 
 def widened(logits: Tensor, num_columns: int) -> Tensor:

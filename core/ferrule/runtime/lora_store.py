@@ -220,7 +220,7 @@ def _info(adapter: Adapter, lora: PreparedLora) -> LoraInfo:
     return LoraInfo(
         content=adapter.content,
         location=adapter.location,
-        base=adapter.report.base,
+        base=adapter.report.trained_on,
         rank=adapter.rank,
         num_bytes=lora.num_bytes,
         num_added_tokens=len(adapter.added_tokens),

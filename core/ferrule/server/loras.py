@@ -108,7 +108,10 @@ class ServedLoras:
             present = self._models.pop(name, None)
             if present is None:
                 raise StatusError(
-                    404, f"LoRA adapter '{name}' not found", param="lora_name", code="not_found"
+                    404,
+                    f"LoRA adapter '{name}' not found",
+                    param="lora_name",
+                    code="adapter_not_found",
                 )
             _log.info("adapter %s is unloaded", name)
             self._let_go(present.lora)
@@ -148,7 +151,7 @@ class ServedLoras:
             raise StatusError(
                 501,
                 "adapters cannot be loaded or unloaded on this server",
-                code="not_enabled",
+                code="updates_not_enabled",
                 hint="Start it with --enable-lora --enable-lora-updates.",
             )
         return self._updates
