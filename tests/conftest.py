@@ -73,6 +73,24 @@ def golden():
     return read_golden
 
 
+@pytest.fixture(scope="session")
+def adapters(tmp_path_factory) -> Path:
+    """A folder with the LoRA adapters ``lora-pirate/``, ``-rslora``, ``-ranks`` and ``-mlp``.
+
+    tests/data/loras/README.md explains them; all but the first are made from it.
+    """
+    folder = tmp_path_factory.mktemp("loras")
+    pirate = folder / "lora-pirate"
+    pirate.mkdir()
+    stored = DATA / "loras" / "lora-pirate"
+    (pirate / "adapter_config.json").write_bytes((stored / "adapter_config.json").read_bytes())
+    weights = gzip.decompress((stored / "adapter_model.safetensors.gz").read_bytes())
+    (pirate / "adapter_model.safetensors").write_bytes(weights)
+    command = [sys.executable, DATA / "loras" / "make_loras.py", "--data", folder]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(DATA)})
+    return folder
+
+
 @contextlib.contextmanager
 def _serving(path: Path, *flags: str, devices: str = "cpu"):
     with socket.socket() as sock:

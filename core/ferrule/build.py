@@ -14,6 +14,7 @@ from torch import nn
 from ferrule.batch_limits import BatchLimits, batch_limits
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.compile_ahead import start_compiling
+from ferrule.enable_lora import enable_lora
 from ferrule.engine.block_pool import BlockPool
 from ferrule.engine.engine import Engine
 from ferrule.engine.messages import EngineInfo, Progress
@@ -23,6 +24,7 @@ from ferrule.errors import OptionError, OutOfMemoryError
 from ferrule.kernels.available import has_triton
 from ferrule.layers.attention import AttentionSpec
 from ferrule.loading import build, load
+from ferrule.lora import Base
 from ferrule.matching import Match, match
 from ferrule.model_config import ModelConfig
 from ferrule.plugins import Plugins
@@ -31,18 +33,11 @@ from ferrule.runtime.device import resolve_device, resolve_dtype
 from ferrule.runtime.kernel_attention import fits_kernels
 from ferrule.runtime.kernel_runner import KernelRunner
 from ferrule.runtime.kv_cache import NUM_EXTRA_BLOCKS, KVCache, block_bytes
-from ferrule.runtime.memory import (
-    activation_bytes,
-    gib,
-    kv_budget,
-    longest_context,
-    num_kv_blocks,
-)
+from ferrule.runtime.memory import activation_bytes, gib, kv_budget, longest_context, num_kv_blocks
 from ferrule.runtime.model import Model
 from ferrule.runtime.runner import ModelRunner
 from ferrule.weight_memory import (
     check_weights_fit,
-    copy_bytes,
     copy_note,
     keep_copies,
     keeps_copies,
@@ -76,8 +71,7 @@ def build_engine(
     has_copies, tensors = options.gguf_resident_copy == "on", chosen.checkpoint.tensors
     check_weights_fit(tensors, dtype, device, has_copies=has_copies)
     made_of = (dtype, batch_limits(options, device), has_copies)
-    num_bytes = weight_bytes(tensors, dtype, device)
-    num_bytes += copy_bytes(tensors, dtype, device) if has_copies else 0
+    num_bytes = weight_bytes(tensors, dtype, device, has_copies=has_copies)
     with start_compiling(options, chosen, made_of, device, num_bytes) as ahead:
         with plugins.calling(chosen.architecture, "build"):
             module = build(chosen)
@@ -88,7 +82,7 @@ def build_engine(
         # What it takes of the device's memory must be free before the cache takes the rest.
         ahead.wait(lambda: report(Progress(stage="compiling kernels")))
     # That a plugin's module is a Model shows at its first call.
-    built = _assemble(options, chosen, cast("Model", module), dtype, device, report)
+    built = _assemble(options, chosen, plugins, cast("Model", module), dtype, device, report)
     ahead.remember()
     return built
 
@@ -130,6 +124,7 @@ def step_bytes(
         context=options.max_length or config.context_length,
         dtype=dtype,
         has_kernels=device.type == "cuda" and has_triton(),
+        has_loras=options.enable_lora,
     )
 
 
@@ -179,6 +174,7 @@ def _load(
 def _assemble(
     options: EngineOptions,
     chosen: Match,
+    plugins: Plugins,
     model: Model,
     dtype: torch.dtype,
     device: torch.device,
@@ -186,6 +182,15 @@ def _assemble(
 ) -> tuple[Engine, EngineInfo]:
     config, specs = chosen.config, model.attention_specs()
     limits = batch_limits(options, device)
+    loras = enable_lora(
+        options,
+        Base(match=chosen, plugins=plugins),
+        cast("nn.Module", model),
+        max_batch_size=limits.num_sequences,
+        dtype=dtype,
+        device=device,
+        report=report,
+    )
     reserve = step_bytes(options, config, limits, dtype, device)
     tensors, has_copies = chosen.checkpoint.tensors, options.gguf_resident_copy == "on"
     if not has_copies:
@@ -201,16 +206,18 @@ def _assemble(
     cache = KVCache(specs, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device)
     runner_type = KernelRunner if fits_kernels(specs, device) else ModelRunner
     if runner_type is KernelRunner and isinstance(model, nn.Module):
-        compile_layers(model)
+        compile_layers(model, lora=loras.slots and loras.slots.state)
+    vocab_size = config.vocab_size + loras.num_added_rows
     runner = runner_type(
         model,
         cache,
         max_batch_size=limits.num_sequences,
         max_tokens=limits.num_tokens,
         max_length=max_length,
-        vocab_size=config.vocab_size,
+        vocab_size=vocab_size,
         num_known_tokens=options.num_known_tokens or config.vocab_size,
         device=device,
+        loras=loras.slots,
     )
     runner.warm_up(
         lambda done, total: report(
@@ -224,7 +231,8 @@ def _assemble(
         max_length=max_length,
         block_size=block_size,
         enable_prefix_caching=options.enable_prefix_caching,
-        vocab_size=config.vocab_size,
+        vocab_size=vocab_size,
+        loras=loras.known(),
     )
     info = EngineInfo(
         architecture=chosen.architecture.name,
@@ -236,14 +244,16 @@ def _assemble(
         num_blocks=num_blocks,
         block_size=block_size,
         max_batch_size=limits.num_sequences,
-        weight_bytes=weight_bytes(tensors, dtype, device)
-        + (copy_bytes(tensors, dtype, device) if has_copies else 0),
+        weight_bytes=weight_bytes(tensors, dtype, device, has_copies=has_copies),
         kv_bytes=kv_bytes,
         notes=[
             *chosen.notes,
             *_length_note(options, config, max_length),
             *copy_note(tensors, dtype, device, has_copies=has_copies),
         ],
+        loras=dict(loras.infos),
+        max_lora_rank=loras.rank,
+        lora_bytes=loras.num_bytes,
     )
     return Engine(scheduler, runner), info
 

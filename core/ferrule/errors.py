@@ -100,3 +100,8 @@ class ModelNotFoundError(RequestError):
 
 class ContextLengthError(RequestError):
     """Prompt and completion together do not fit into the context."""
+
+
+def known_name(error: FerruleError) -> str:
+    """The nearest class of this module; a plugin's own class is unknown elsewhere."""
+    return next(c.__name__ for c in type(error).__mro__ if c.__module__ == __name__)

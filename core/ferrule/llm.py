@@ -13,15 +13,15 @@ import msgspec
 
 from ferrule.build import Report, build_engine
 from ferrule.checkpoint.open import open_checkpoint
-from ferrule.engine.messages import Output
+from ferrule.engine.messages import LoraRefused, Output, told
 from ferrule.engine.options import EngineOptions
-from ferrule.errors import RequestError
+from ferrule.errors import ModelNotFoundError, RequestError
 from ferrule.frontend.answer import Answer
-from ferrule.frontend.chat import render_chat
+from ferrule.frontend.chat import prompt_tokens, render_chat
 from ferrule.frontend.completion import Completion, Delta
-from ferrule.frontend.model import served_model
+from ferrule.frontend.model import ServedModel, adapted_model, served_model
 from ferrule.frontend.prepare import limits_of, make_requests, tokenize
-from ferrule.plan import SamplingParams, TokenLogprobs
+from ferrule.plan import LoraInfo, SamplingParams, TokenLogprobs
 
 Prompt = str | Sequence[int]
 
@@ -89,6 +89,9 @@ class LLM:
             known = self.model.tokenizer.vocab_size
             asked = msgspec.structs.replace(asked, num_known_tokens=known)
         self.engine, self.info = build_engine(asked, report)
+        self._loras: dict[str, ServedModel] = {}
+        for name, info in self.info.loras.items():
+            self._adopt(name, info)
         self._ids = itertools.count()
         # By request, what the engine gave and nobody has read yet.
         self._unread: dict[str, list[Output]] = {}
@@ -99,6 +102,7 @@ class LLM:
         sampling: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         n: int = 1,
+        lora: str | Sequence[str] = "",
     ) -> list[Generation]:
         """Runs all prompts together.
 
@@ -106,6 +110,7 @@ class LLM:
             prompts: Texts or lists of token ids.
             sampling: For all of them, or one for each; None: the checkpoint's own defaults.
             n: Answers for each prompt.
+            lora: The adapter's name for all of them, or one for each; empty: the model alone.
 
         Raises:
             RequestError: A prompt or a parameter is wrong; nothing has run then.
@@ -114,7 +119,9 @@ class LLM:
             raise RequestError(
                 "generate takes a list of prompts, and got one text", param="prompts"
             )
-        tokens = [tokenize(self.model, prompt) for prompt in prompts]
+        loras = [lora] * len(prompts) if isinstance(lora, str) else lora
+        models = [self.named(name) for name in loras]
+        tokens = [tokenize(model, prompt) for model, prompt in zip(models, prompts, strict=True)]
         if not isinstance(sampling, Sequence):
             sampling = [sampling or self.model.sampling] * len(prompts)
         if len(sampling) != len(prompts):
@@ -123,7 +130,55 @@ class LLM:
                 "one for all of them or one for each",
                 param="sampling",
             )
-        return self._run(tokens, sampling, n)
+        return self._run(models, tokens, sampling, n)
+
+    def load_lora(self, name: str, location: str | Path) -> LoraInfo:
+        """Loads an adapter, or another one under a name that is known.
+
+        Args:
+            name: For ``lora`` of the other methods.
+            location: A directory, a GGUF file, or ``org/name[@revision]`` on the Hub.
+
+        Raises:
+            FerruleError: It cannot be served.
+        """
+        ticket = f"llm-{next(self._ids)}"
+        self.engine.load_lora(ticket, str(location))
+        while True:
+            for output in self.engine.step():
+                if output.id in self._unread:
+                    self._unread[output.id].append(output)
+            for reply in self.engine.take_replies():
+                if isinstance(reply, LoraRefused):
+                    raise told(reply)
+                self.unload_lora(name)
+                self._adopt(name, reply.info)
+                return reply.info
+
+    def unload_lora(self, name: str) -> None:
+        """Lets go of an adapter, once what runs with it has ended; unknown names mean nothing."""
+        former = self._loras.pop(name, None)
+        if former and all(model.lora != former.lora for model in self._loras.values()):
+            self.engine.unload_lora(former.lora)
+
+    def named(self, lora: str) -> ServedModel:
+        """The text side of an adapter; of the model itself if the name is empty or the model's.
+
+        Raises:
+            ModelNotFoundError: There is no such adapter.
+        """
+        if not lora or lora in self.model.names:
+            return self.model
+        if lora not in self._loras:
+            raise ModelNotFoundError(
+                f"the adapter {lora!r} is not loaded; loaded: {', '.join(self._loras) or 'none'}",
+                param="lora",
+                code="model_not_found",
+            )
+        return self._loras[lora]
+
+    def _adopt(self, name: str, info: LoraInfo) -> None:
+        self._loras[name] = adapted_model(self.model, name, info, created=int(time.time()))
 
     def chat(
         self,
@@ -131,6 +186,7 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         n: int = 1,
+        lora: str = "",
         **template_kwargs: Any,
     ) -> Generation:
         """Answers a conversation through the chat template.
@@ -139,35 +195,43 @@ class LLM:
             messages: ``[{"role": "user", "content": "..."}, ...]``.
             sampling: None: the checkpoint's own defaults.
             n: Answers.
+            lora: The adapter's name; empty: the model alone.
             template_kwargs: More variables for the template.
         """
-        tokens = render_chat(self.model, messages, template_kwargs=template_kwargs)
-        return self._run([tokens], [sampling or self.model.sampling], n)[0]
+        model = self.named(lora)
+        tokens = render_chat(model, messages, template_kwargs=template_kwargs)
+        return self._run([model], [tokens], [sampling or model.sampling], n)[0]
 
     def stream(
-        self, prompt: Prompt | Sequence[Mapping[str, Any]], sampling: SamplingParams | None = None
+        self,
+        prompt: Prompt | Sequence[Mapping[str, Any]],
+        sampling: SamplingParams | None = None,
+        *,
+        lora: str = "",
     ) -> Iterator[Delta]:
         """One answer, piece by piece.
 
         Args:
             prompt: A text, token ids, or the messages of a conversation.
             sampling: None: the checkpoint's own defaults.
+            lora: The adapter's name; empty: the model alone.
         """
-        tokens = (
-            render_chat(self.model, prompt)  # pyright: ignore[reportArgumentType]
-            if _is_chat(prompt)
-            else tokenize(self.model, prompt)  # pyright: ignore[reportArgumentType]
-        )
-        (completion,) = self._completions(tokens, sampling or self.model.sampling, 1)
+        model = self.named(lora)
+        tokens = prompt_tokens(model, prompt)
+        (completion,) = self._completions(model, tokens, sampling or model.sampling, 1)
         for _, delta in self._steps([completion]):
             yield delta
 
     def _run(
-        self, prompts: list[list[int]], sampling: Sequence[SamplingParams], n: int
+        self,
+        models: Sequence[ServedModel],
+        prompts: list[list[int]],
+        sampling: Sequence[SamplingParams],
+        n: int,
     ) -> list[Generation]:
         groups = [
-            self._completions(tokens, params, n)
-            for tokens, params in zip(prompts, sampling, strict=True)
+            self._completions(model, tokens, params, n)
+            for model, tokens, params in zip(models, prompts, sampling, strict=True)
         ]
         completions = [completion for group in groups for completion in group]
         answers = [Answer() for _ in completions]
@@ -184,17 +248,19 @@ class LLM:
             for tokens, group in zip(prompts, groups, strict=True)
         ]
 
-    def _completions(self, tokens: list[int], sampling: SamplingParams, n: int) -> list[Completion]:
+    def _completions(
+        self, model: ServedModel, tokens: list[int], sampling: SamplingParams, n: int
+    ) -> list[Completion]:
         requests = make_requests(
-            self.model,
-            limits_of(self.info),
+            model,
+            limits_of(self.info, model),
             tokens,
             sampling,
             request_id=f"llm-{next(self._ids)}",
             n=n,
-            default_max_tokens=self.model.max_tokens,
+            default_max_tokens=model.max_tokens,
         )
-        return [Completion(request, self.model.tokenizer) for request in requests]
+        return [Completion(request, model.tokenizer) for request in requests]
 
     def _steps(self, completions: list[Completion]) -> Iterator[tuple[int, Delta]]:
         """Steps the engine until all have ended; whatever still runs when left is aborted."""
@@ -232,7 +298,3 @@ class LLM:
             del self._unread[id]
         if is_running:
             self.engine.abort(ids)
-
-
-def _is_chat(prompt: Prompt | Sequence[Mapping[str, Any]]) -> bool:
-    return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)

@@ -8,9 +8,11 @@ else: that is what lets the state stay on a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
+
+from ferrule.errors import FerruleError
 
 MAX_LOGPROBS = 20
 """Most alternatives that are reported beside a token (OpenAI's limit)."""
@@ -107,6 +109,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
         num_prompt: How many of them are the prompt (penalties tell prompt and output apart).
         sampling: How to choose its tokens; ``seed`` is set.
         stop_ids: Tokens that must not be chosen before ``min_tokens``.
+        lora: The adapter slot whose adapter it wants; -1: none.
     """
 
     slot: int
@@ -114,6 +117,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     num_prompt: int
     sampling: SamplingParams
     stop_ids: Sequence[int] = ()
+    lora: int = -1
 
 
 # A step makes hundreds, and they hold nothing that the collector could find a cycle in.
@@ -156,6 +160,79 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Sequence[int]
     logprobs: dict[int, TokenLogprobs] = {}
     prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+
+
+class LoraInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that was read and can be applied.
+
+    Attributes:
+        content: Identity of all that it computes; adapters of equal content are one.
+        location: Where it came from.
+        base: The model that it says it was trained on; empty: it does not say.
+        rank: The largest of its ranks.
+        num_bytes: Of its weights in host memory.
+        num_added_tokens: Tokens that the model's tokenizer does not know.
+        vocab_size: Rows of the head with the adapter; 0: those of the model.
+        files: Its own tokenizer and chat template, by file name.
+        summary: What it touches, in a line.
+        report: The same for programs.
+    """
+
+    content: str
+    location: str
+    base: str = ""
+    rank: int = 0
+    num_bytes: int = 0
+    num_added_tokens: int = 0
+    vocab_size: int = 0
+    files: dict[str, str] = {}
+    summary: str = ""
+    report: dict[str, Any] = {}
+
+
+class LoraStore(Protocol):
+    """Reads adapters and brings them to the device, beside the steps and never in their way.
+
+    Attributes:
+        num_slots: Adapters on the device at a time.
+    """
+
+    num_slots: int
+
+    def load(self, ticket: str, location: str) -> None:
+        """Starts to read an adapter; ``loaded`` will tell of the ticket."""
+        ...
+
+    def loaded(self) -> list[tuple[str, LoraInfo | FerruleError]]:
+        """What has been read, or could not be, since the last call."""
+        ...
+
+    def place(self, content: str, slot: int) -> None:
+        """Starts to bring an adapter into a slot that no step after this call wants as it is.
+
+        Steps launched before may still use what is in it.
+        """
+        ...
+
+    def placed(self) -> list[tuple[int, str]]:
+        """Slots that are filled since the last call, each with what went wrong or nothing."""
+        ...
+
+    def forget(self, content: str) -> None:
+        """Lets go of an adapter that no step wants any more."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Waits until there is news for ``loaded`` or ``placed``, but no longer than this."""
+        ...
+
+    def num_host_bytes(self) -> int:
+        """Bytes of the adapters in host memory."""
+        ...
+
+    def num_device_bytes(self) -> int:
+        """Bytes that the device keeps for adapters."""
+        ...
 
 
 class PendingStep(Protocol):

@@ -20,9 +20,12 @@ _KEPT_SHARE = 3
 """A copy is kept where it leaves the KV cache at least one part in so many."""
 
 
-def weight_bytes(tensors: Tensors, dtype: torch.dtype, device: torch.device) -> int:
-    """Bytes of all weights once they are loaded for activations in ``dtype``, without copies."""
-    return sum(_loaded(info, dtype, device) for info in tensors.values())
+def weight_bytes(
+    tensors: Tensors, dtype: torch.dtype, device: torch.device, *, has_copies: bool = False
+) -> int:
+    """Bytes of all weights once they are loaded for activations in ``dtype``."""
+    copies = copy_bytes(tensors, dtype, device) if has_copies else 0
+    return copies + sum(_loaded(info, dtype, device) for info in tensors.values())
 
 
 def copy_bytes(tensors: Tensors, dtype: torch.dtype, device: torch.device) -> int:
@@ -97,9 +100,8 @@ def check_weights_fit(
     Raises:
         OutOfMemoryError: Says how much.
     """
-    needed, free = weight_bytes(tensors, dtype, device), free_memory(device)
-    if has_copies:
-        needed += copy_bytes(tensors, dtype, device)
+    needed = weight_bytes(tensors, dtype, device, has_copies=has_copies)
+    free = free_memory(device)
     if needed > free:
         kind = str(dtype).removeprefix("torch.")
         hint = "Free memory, or take a smaller or a 16-bit model."

@@ -1,17 +1,24 @@
-"""A checkpoint that is whole and tiny, llama.cpp's vocabularies, and a SentencePiece trainer."""
+"""A tiny checkpoint, a Hub on the loopback, llama.cpp's vocabularies, a SentencePiece trainer."""
 
 from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 import io
 import json
 import random
+import re
 import shutil
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import sentencepiece
@@ -25,6 +32,7 @@ _WORDS = [
     *("42", "trees", "naïve", "café"),
 ]
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -176,3 +184,105 @@ def vectors(data) -> Callable[[str], list[tuple[str, list[int]]]]:
         ]
 
     return read
+
+
+@dataclass
+class FakeHub:
+    """The part of the Hub's HTTP interface that a download uses.
+
+    Repositories are files by name, files are bytes; ``requests`` lists what was asked for.
+    """
+
+    repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    status: int | None = None
+    requests: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    url: str = ""
+
+    def fetched(self) -> set[str]:
+        """Names of the files whose bytes were sent."""
+        found = (re.search(r"GET .*/resolve/[^/]+/(.+)", request) for request in self.requests)
+        return {match[1] for match in found if match}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self._answer()
+
+    def do_GET(self):
+        self._answer()
+
+    def log_message(self, format, *args):
+        pass
+
+    def _answer(self):
+        hub: FakeHub = self.server.hub
+        path = unquote(urlsplit(self.path).path)
+        hub.requests.append(f"{self.command} {path}")
+        if token := self.headers.get("authorization"):
+            hub.tokens.add(token)
+        if hub.status is not None:
+            return self._send(hub.status, b"{}")
+        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
+        if api:
+            return self._describe(hub, api[1], api[2], api[3] or "main")
+        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        if file is None or file[1] not in hub.repos:
+            return self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
+        if file[1] in hub.gated:
+            return self._send(403, b"", {"X-Error-Code": "GatedRepo"})
+        data = hub.repos[file[1]].get(file[3])
+        if data is None:
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        etag = f'"{hashlib.sha1(data).hexdigest()}"'
+        return self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT})
+
+    def _describe(self, hub, repo, what, revision):
+        if repo not in hub.repos:
+            return self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
+        if revision not in ("main", "v1", COMMIT):
+            return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        files = hub.repos[repo]
+        if what == "tree":
+            answer = [
+                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+                for name, data in files.items()
+            ]
+        else:
+            siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+            answer = {"id": repo, "sha": COMMIT, "siblings": siblings}
+        return self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def _send(self, status, body, headers=None):
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A Hub on the loopback; the environment points to it and to an empty cache."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    fake = FakeHub(url=f"http://127.0.0.1:{server.server_port}")
+    server.hub = fake
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield fake
+    huggingface_hub.close_session()
+    server.shutdown()
+    thread.join()
+    server.server_close()

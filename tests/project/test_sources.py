@@ -15,10 +15,12 @@ _STRUCTS = "structs without behaviour; the routes' tests send and read them"
 _BLOCKS = "tests/core/quantization/test_gguf_blocks.py compares every type with the gguf package"
 _ROUTES = "tests/core/server/test_chat.py and test_completions.py see all that it makes"
 _FAMILY = "tests/plugins/architectures/test_against_transformers.py"
+_ADAPTERS = "tests/core/lora/test_open.py reads adapters of every kind through it"
 WITHOUT_MIRROR = {
     "core/ferrule/__main__.py": "calls the app; tests/core/cli runs the command",
     "core/ferrule/architecture.py": "a dataclass without behaviour",
     "core/ferrule/engine/options.py": "a struct without behaviour",
+    "core/ferrule/engine/status.py": "a dataclass without behaviour",
     "core/ferrule/errors.py": "classes that hold a message",
     "core/ferrule/hookspecs.py": "tests/project/test_hooks.py",
     "core/ferrule/kernels/heads.py": "for kernels: test_paged_decode.py and test_rotate_write.py",
@@ -28,6 +30,17 @@ WITHOUT_MIRROR = {
     "core/ferrule/kernels/shared.py": "a dataclass without behaviour",
     "core/ferrule/kernels/planes.py": "for kernels: test_dequantize.py and test_packed.py",
     "core/ferrule/layers/weights.py": "a protocol",
+    "core/ferrule/inspection/adapter.py": "tests/core/cli/test_merge.py inspects adapters",
+    "core/ferrule/inspection/base.py": "tests/core/cli/test_merge.py opens bases",
+    "core/ferrule/lora/accounting.py": _ADAPTERS,
+    "core/ferrule/lora/adapter.py": _ADAPTERS,
+    "core/ferrule/lora/base.py": _ADAPTERS,
+    "core/ferrule/lora/grouping.py": _ADAPTERS,
+    "core/ferrule/lora/merged_files.py": "tests/core/lora/test_added_tokens.py merges tokenizers",
+    "core/ferrule/lora/refused_settings.py": _ADAPTERS,
+    "core/ferrule/lora/stored.py": _ADAPTERS,
+    "core/ferrule/lora/targets.py": _ADAPTERS,
+    "core/ferrule/lora/updates.py": _ADAPTERS,
     "core/ferrule/plugins/plugin.py": "tests/core/plugins/test_discovery.py",
     "core/ferrule/quantization/format.py": "protocols",
     "core/ferrule/quantization/gguf_bits.py": _BLOCKS,

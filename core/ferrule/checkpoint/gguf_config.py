@@ -18,7 +18,7 @@ _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _REFUSED_KINDS: Mapping[str, tuple[str, str]] = {
     "adapter": (
         "a LoRA adapter, not a model",
-        "Merge it into its base model (llama-export-lora does) and serve the result.",
+        "Serve it with its base model: `ferrule inspect FILE --base BASE` shows what it changes.",
     ),
     "mmproj": (
         "the image or audio projector of a multimodal model, not a language model",

@@ -27,12 +27,6 @@ from safetensors.torch import save_file
 state = torch.load({source!r}, map_location="cpu", weights_only=True)
 save_file({{name: tensor.clone() for name, tensor in state.items()}}, {target!r})"""
 
-_MERGE = """\
-from peft import AutoPeftModelForCausalLM
-model = AutoPeftModelForCausalLM.from_pretrained({source!r}).merge_and_unload()
-model.save_pretrained({target!r})
-"""
-
 
 def no_weights(where: str, folder: Path, names: Collection[str]) -> CheckpointError:
     """The error for a directory in which no safetensors and no GGUF file was found.
@@ -89,8 +83,8 @@ def _adapter(where: str, folder: Path) -> CheckpointError:
     return CheckpointError(
         f"{where} is a LoRA adapter, not a model: it has adapter_config.json and no weights of its"
         f" own. Its base model is {base or 'not named'}.",
-        hint="Merge it into its base model, copy the tokenizer beside it, and serve that:\n\n"
-        + _MERGE.format(source=where, target=f"{where.rstrip('/')}-merged"),
+        hint="Serve it with its base model, or make one model of both: `ferrule merge "
+        f"{base or 'BASE'} {where} {where.rstrip('/')}-merged`.",
     )
 
 

@@ -12,6 +12,8 @@ from ferrule.cli.demo import demo
 from ferrule.cli.errors import Commands
 from ferrule.cli.generate import generate
 from ferrule.cli.inspect import inspect
+from ferrule.cli.lora_flags import CommandWithAdapters
+from ferrule.cli.merge import merge
 from ferrule.cli.plugins import plugins
 from ferrule.cli.quantize import quantize
 from ferrule.cli.serve import serve
@@ -29,8 +31,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, generate, bench, demo, inspect, quantize, warm_cache, plugins):
-    app.command(epilog=_ENVIRONMENT)(command)
+for command in (serve, generate, bench, demo, inspect, merge, quantize, warm_cache, plugins):
+    app.command(epilog=_ENVIRONMENT, cls=CommandWithAdapters)(command)
 
 
 def _show_version(is_asked: bool) -> None:

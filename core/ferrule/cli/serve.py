@@ -9,6 +9,7 @@ import typer
 
 from ferrule.cli.engine_flags import engine_flags, flag
 from ferrule.cli.flag_groups import takes
+from ferrule.cli.lora_flags import LoraOptions, lora_flags
 from ferrule.cli.server_flags import ServerOptions, server_flags
 from ferrule.engine.options import EngineOptions
 
@@ -33,9 +34,10 @@ ChatTemplate = Annotated[
 ]
 
 
-@takes(options=engine_flags, server=server_flags)
+@takes(options=engine_flags, lora=lora_flags, server=server_flags)
 def serve(
     options: EngineOptions,
+    lora: LoraOptions,
     server: ServerOptions,
     served_model_name: ServedModelName = None,
     chat_template: ChatTemplate = None,
@@ -45,5 +47,11 @@ def serve(
     from ferrule.cli.serving import serve_model
 
     raise typer.Exit(
-        serve_model(options, server, name=served_model_name, chat_template=chat_template)
+        serve_model(
+            lora.added_to(options),
+            server,
+            name=served_model_name,
+            chat_template=chat_template,
+            lora_updates=lora.updates,
+        )
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from ferrule.checkpoint.adapter_base import find_base, is_adapter
 from ferrule.checkpoint.location import HubRepo, find_location
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.cli.kernel_cache import cache_environment
@@ -27,6 +28,7 @@ from ferrule.engine.options import EngineOptions
 from ferrule.frontend.model import ServedModel, served_model
 from ferrule.server.app import create_service
 from ferrule.server.listen import listen
+from ferrule.server.lora_updates import LoraUpdates
 from ferrule.server.serve import HttpServer
 
 # -P: a torch.py in the directory that the user stands in, such as an untrusted checkpoint's, must
@@ -44,6 +46,7 @@ def serve_model(
     *,
     name: str | None = None,
     chat_template: Path | None = None,
+    lora_updates: LoraUpdates | None = None,
 ) -> int:
     """Serves until Ctrl-C or SIGTERM.
 
@@ -52,6 +55,7 @@ def serve_model(
         server: Where to listen, how to log and stop.
         name: What requests call the model; None: after where it comes from.
         chat_template: A file that overrules the checkpoint's own template.
+        lora_updates: Which adapters clients may load; None: they may change nothing.
 
     Returns:
         The exit status.
@@ -61,9 +65,10 @@ def serve_model(
     """
     _set_up_logging(server)
     with closing(listen(server.host, server.port)) as sock, start_display() as display:
+        options, name = beneath_adapter(options, display, name=name)
         model, options = open_text_side(options, display, name=name, chat_template=chat_template)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(model, options, server, sock, display))
+            return runner.run(_serve(model, options, server, sock, display, lora_updates))
 
 
 def model_name(location: str) -> str:
@@ -73,6 +78,34 @@ def model_name(location: str) -> str:
         return found.name
     path = found.resolve()
     return _PART.sub("", path.stem) if path.is_file() else path.name
+
+
+def beneath_adapter(
+    options: EngineOptions, display: Display, *, name: str | None = None
+) -> tuple[EngineOptions, str | None]:
+    """Where the model is an adapter by itself, its base as the model and the adapter beside it.
+
+    Args:
+        options: Of the engine.
+        display: Told of each stage.
+        name: What requests call what is served; None: after where it comes from.
+
+    Returns:
+        The options, and what requests call the model in them.
+    """
+
+    def progress(stage: str, fraction: float | None, detail: str) -> None:
+        display.report(Progress(stage, fraction, detail))
+
+    location = options.model
+    if options.weight_path is not None or not is_adapter(location, progress):
+        return options, name
+    base = find_base(location, progress)
+    display.say(f"{location} is an adapter; its base is {base}")
+    paths = ((name or model_name(location), location), *options.lora_paths)
+    return msgspec.structs.replace(
+        options, model=base, enable_lora=True, lora_paths=paths
+    ), model_name(base)
 
 
 def open_text_side(
@@ -154,9 +187,10 @@ async def _serve(
     server: ServerOptions,
     sock: socket.socket,
     display: Display,
+    lora_updates: LoraUpdates | None,
 ) -> int:
     engine = EngineClient()
-    service = create_service(model, engine)
+    service = create_service(model, engine, lora_updates=lora_updates)
     http = HttpServer(
         service, sock, shutdown_seconds=server.shutdown_timeout, access_log=server.access_log
     )

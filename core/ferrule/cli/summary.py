@@ -74,5 +74,10 @@ def _rows(model: ServedModel, info: EngineInfo) -> Iterator[tuple[str, str]]:
     tokens = info.num_blocks * info.block_size
     yield "KV cache", f"{tokens} tokens, {size(info.kv_bytes)}"
     yield "batch", f"up to {info.max_batch_size} requests at a time"
+    if info.max_lora_rank:
+        room = f"up to rank {info.max_lora_rank}, {size(info.lora_bytes)} on the device"
+        yield "adapters", f"{len(info.loras)} loaded, {room}"
+    for name, lora in info.loras.items():
+        yield "", f"{name}: {lora.summary}"
     for note in (*info.notes, *model.notes):
         yield "note", note

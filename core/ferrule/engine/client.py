@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import zmq
 import zmq.asyncio
 
-from ferrule import errors
 from ferrule.engine.child import Child
 from ferrule.engine.messages import (
     Abort,
     EngineInfo,
     Failed,
+    LoadLora,
+    LoraLoaded,
+    LoraRefused,
     Output,
     Outputs,
     Progress,
@@ -29,29 +30,18 @@ from ferrule.engine.messages import (
     Shutdown,
     Stats,
     ToEngine,
+    UnloadLora,
     decode_from_engine,
     encode,
+    told,
 )
+from ferrule.engine.status import EngineStatus
 from ferrule.errors import EngineDeadError, FerruleError, RequestError
+from ferrule.plan import LoraInfo
 
 _RECONNECT_MILLISECONDS = 20
 _QUIET_SECONDS = 0.2
 _FAILED_SECONDS = 2.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineStatus:
-    """Where the engine process is in its life.
-
-    Attributes:
-        state: A dead engine does not come back.
-        progress: What it said last about its start.
-        cause: Why it is dead.
-    """
-
-    state: Literal["starting", "ready", "dead"]
-    progress: Progress | None = None
-    cause: str = ""
 
 
 class EngineClient:
@@ -74,6 +64,8 @@ class EngineClient:
         self._num_received = 0
         # None in a stream's queue: the engine is dead.
         self._streams: dict[str, asyncio.Queue[Output | None]] = {}
+        self._tickets = itertools.count()
+        self._answers: dict[str, asyncio.Future[LoraInfo]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = contextlib.ExitStack()
 
@@ -155,6 +147,29 @@ class EngineClient:
         """
         await self._send(Abort(ids=list(ids)))
 
+    async def load_lora(self, location: str) -> LoraInfo:
+        """Has an adapter read, which requests may then name by its content.
+
+        Raises:
+            FerruleError: What is wrong with it, as the class that was raised.
+            EngineDeadError: The engine process has ended.
+        """
+        ticket = str(next(self._tickets))
+        answer = self._answers[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(LoadLora(ticket=ticket, location=location))
+            return await answer
+        finally:
+            del self._answers[ticket]
+
+    async def unload_lora(self, content: str) -> None:
+        """Lets go of an adapter once the requests that want it have ended.
+
+        Raises:
+            EngineDeadError: The engine process has ended.
+        """
+        await self._send(UnloadLora(content=content))
+
     async def stop(self, timeout: float = 5.0) -> None:
         """Ends the process and every stream; may be called at any time and twice.
 
@@ -211,6 +226,12 @@ class EngineClient:
                     self.status = EngineStatus(state="ready")
                     if self._started is not None and not self._started.done():
                         self._started.set_result(info)
+                case LoraLoaded(ticket=ticket, info=lora):
+                    if (answer := self._answers.get(ticket)) and not answer.done():
+                        answer.set_result(lora)
+                case LoraRefused(ticket=ticket):
+                    if (answer := self._answers.get(ticket)) and not answer.done():
+                        answer.set_exception(told(message))
                 case Failed():
                     self._failed = message
                     # It ends by itself now; if that hangs, nobody must wait for it.
@@ -243,6 +264,9 @@ class EngineClient:
         self.status = EngineStatus(state="dead", progress=self.status.progress, cause=cause)
         for stream in self._streams.values():
             stream.put_nowait(None)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self._dead_error())
         if self._started is None or self._started.done():
             return
         if self._is_stopping:
@@ -257,8 +281,7 @@ class EngineClient:
         """What the process reported, as the class that it raised there."""
         if self._failed is None or self._failed.error_type == EngineDeadError.__name__:
             return self._dead_error()
-        error_type: type[FerruleError] = getattr(errors, self._failed.error_type)
-        return error_type(self._failed.message, hint=self._failed.hint)
+        return told(self._failed)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

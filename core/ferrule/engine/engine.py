@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ferrule.engine.messages import Output, Request, Stats
+from ferrule.engine.messages import LoraLoaded, LoraRefused, Output, Request, Stats
 from ferrule.engine.scheduler import Scheduler
 from ferrule.engine.step import Step
 from ferrule.errors import RequestError
 from ferrule.plan import PendingStep, Runner
+
+_WAIT_SECONDS = 0.005
+"""For news of an adapter, where nothing else is to be done; requests are looked for after it."""
 
 
 class Engine:
@@ -25,6 +28,7 @@ class Engine:
 
     def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
         self._scheduler = scheduler
+        self._loras = scheduler.loras
         self._runner = runner
         # Outputs that arose between two steps.
         self._pending: list[Output] = []
@@ -37,7 +41,8 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether ``step`` would give anything or bring anything further."""
-        return self._scheduler.has_work or self._in_flight is not None or bool(self._pending)
+        is_stepping = self._scheduler.has_work or self._in_flight is not None
+        return is_stepping or self._loras.is_busy or bool(self._pending)
 
     def add(self, request: Request) -> None:
         """Takes a request; one that can never run gets an output with the error at once."""
@@ -65,7 +70,25 @@ class Engine:
             if launched is not None:
                 outputs += self._take_in(*launched)
             self._step_seconds += time.perf_counter() - started
+            outputs += self._scheduler.take_failed()
+            if launched is None and self._in_flight is None:
+                # Everybody waits for an adapter that is on its way.
+                self._loras.wait(_WAIT_SECONDS)
+        elif self._loras.is_busy:
+            self._loras.wait(_WAIT_SECONDS)
         return outputs
+
+    def load_lora(self, ticket: str, location: str) -> None:
+        """Starts to read an adapter; ``take_replies`` will have the answer."""
+        self._loras.load(ticket, location)
+
+    def unload_lora(self, content: str) -> None:
+        """Lets go of an adapter once the requests that want it have ended."""
+        self._loras.unload(content)
+
+    def take_replies(self) -> list[LoraLoaded | LoraRefused]:
+        """Answers to ``load_lora`` since the last call."""
+        return self._loras.take_replies()
 
     def idle(self) -> bool:
         """Uses a moment without work for what later steps would wait for.
@@ -88,7 +111,8 @@ class Engine:
     def _launch(self) -> tuple[Step, PendingStep] | None:
         step = self._scheduler.schedule() if self._scheduler.has_work else None
         if step is None:
-            assert self._in_flight is not None, "work that no step does"
+            is_waiting = self._in_flight is not None or self._loras.num_slots > 0
+            assert is_waiting, "work that no step does"
             return None
         return step, self._runner.launch(step.plan)
 

@@ -10,7 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from ferrule.plan import SamplingParams, TokenLogprobs
+from ferrule import errors
+from ferrule.errors import FerruleError
+from ferrule.plan import LoraInfo, SamplingParams, TokenLogprobs
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -40,6 +42,24 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     """Ends these requests; ids that are unknown or finished mean nothing."""
 
     ids: list[str]
+
+
+class LoadLora(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reads an adapter; ``LoraLoaded`` or ``LoraRefused`` answers.
+
+    Attributes:
+        ticket: Names the answer.
+        location: A directory, a file or ``org/name[@revision]``.
+    """
+
+    ticket: str
+    location: str
+
+
+class UnloadLora(msgspec.Struct, frozen=True, tag=True):
+    """Lets go of an adapter once the requests that want it have ended."""
+
+    content: str
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
@@ -85,6 +105,12 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         generation_tokens_total: Tokens generated.
         steps_total: Steps run.
         step_seconds: Time spent in them, in seconds.
+        loras_known: Adapters that requests may name.
+        loras_placed: Those on the device.
+        lora_slots: How many could be there.
+        lora_host_bytes: Bytes of adapters in host memory.
+        lora_device_bytes: Bytes that the device keeps for adapters.
+        lora_placements_total: How often one was brought to the device.
         host_seconds: The part of it in which the engine decided, launched and took in results,
             and did not wait for a device. With a runner that does not run ahead, the launch is
             the computation.
@@ -101,6 +127,12 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     steps_total: int = 0
     step_seconds: float = 0.0
     host_seconds: float = 0.0
+    loras_known: int = 0
+    loras_placed: int = 0
+    lora_slots: int = 0
+    lora_host_bytes: int = 0
+    lora_device_bytes: int = 0
+    lora_placements_total: int = 0
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +151,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
         weight_bytes: Memory of the weights.
         kv_bytes: Memory of the KV cache.
         notes: What the user should know about how the checkpoint was read.
+        loras: The adapters that were read at the start, by the name that each was given.
+        max_lora_rank: Most rank of an adapter; 0: adapters are not served.
+        lora_bytes: Memory that the device keeps for adapters.
     """
 
     architecture: str
@@ -133,6 +168,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     kv_bytes: int
     notes: list[str] = []
+    loras: dict[str, LoraInfo] = {}
+    max_lora_rank: int = 0
+    lora_bytes: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
@@ -176,11 +214,33 @@ class Outputs(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     stats: Stats | None = None
 
 
-ToEngine = Request | Abort | Shutdown
-FromEngine = Progress | Ready | Failed | Outputs
+class LoraLoaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The adapter of a ``LoadLora`` can be asked for by its content."""
+
+    ticket: str
+    info: LoraInfo
+
+
+class LoraRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The adapter of a ``LoadLora`` cannot be served; the fields are those of ``Failed``."""
+
+    ticket: str
+    error_type: str
+    message: str
+    hint: str = ""
+
+
+ToEngine = Request | Abort | LoadLora | UnloadLora | Shutdown
+FromEngine = Progress | Ready | Failed | Outputs | LoraLoaded | LoraRefused
 
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 _from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+
+def told(failed: Failed | LoraRefused) -> FerruleError:
+    """What was raised in the engine process, as its class."""
+    error_type: type[FerruleError] = getattr(errors, failed.error_type)
+    return error_type(failed.message, hint=failed.hint)
 
 
 def encode(message: ToEngine | FromEngine) -> bytes:

@@ -27,6 +27,12 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         architecture: Overrules the match.
         weight_adapter: Overrules the match.
         plugins: Python files to treat like installed plugins.
+        enable_lora: Whether requests may name adapters.
+        lora_paths: Adapters to read at the start, each a name and where it lies.
+        enable_lora_updates: Whether adapters may come and go while serving.
+        max_lora_rank: Most rank of an adapter; None: of those given, or 64.
+        max_loras: Adapters on the device at a time; None: as many as are given, 8 at most.
+        max_cpu_loras: Adapters in host memory; others are read again when they are wanted.
         num_known_tokens: Ids that the tokenizer knows; None: all rows of the embedding.
     """
 
@@ -46,4 +52,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     architecture: str | None = None
     weight_adapter: str | None = None
     plugins: tuple[str, ...] = ()
+    enable_lora: bool = False
+    lora_paths: tuple[tuple[str, str], ...] = ()
+    enable_lora_updates: bool = False
+    max_lora_rank: int | None = None
+    max_loras: int | None = None
+    max_cpu_loras: int = 64
     num_known_tokens: int | None = None

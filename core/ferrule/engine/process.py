@@ -12,22 +12,23 @@ from collections.abc import Callable
 
 import zmq
 
-from ferrule import errors
 from ferrule.engine.engine import Engine
 from ferrule.engine.messages import (
     Abort,
     EngineInfo,
     Failed,
     FromEngine,
+    LoadLora,
     Outputs,
     Progress,
     Ready,
     Request,
     Shutdown,
+    UnloadLora,
     decode_to_engine,
     encode,
 )
-from ferrule.errors import EngineDeadError, FerruleError
+from ferrule.errors import EngineDeadError, FerruleError, known_name
 
 Build = Callable[[bytes, Callable[[Progress], None]], tuple[Engine, EngineInfo]]
 Socket = zmq.Socket[bytes]
@@ -85,6 +86,8 @@ def run_engine(engine: Engine, socket: Socket) -> None:
     stats_due = 0.0
     while _receive(engine, socket):
         outputs = engine.step()
+        for reply in engine.take_replies():
+            _send(socket, reply)
         now = time.monotonic()
         stats = None
         if now >= stats_due or not engine.has_work:
@@ -102,6 +105,10 @@ def _receive(engine: Engine, socket: Socket) -> bool:
                 engine.add(request)
             case Abort(ids=ids):
                 engine.abort(ids)
+            case LoadLora(ticket=ticket, location=location):
+                engine.load_lora(ticket, location)
+            case UnloadLora(content=content):
+                engine.unload_lora(content)
             case Shutdown():
                 return False
     return True
@@ -135,17 +142,12 @@ def _build_and_run(socket: Socket, build: Build) -> int:
         _send(socket, Ready(info=info))
         run_engine(engine, socket)
     except FerruleError as error:
-        _send(socket, Failed(_known_name(error), error.message, error.hint))
+        _send(socket, Failed(known_name(error), error.message, error.hint))
         return 1
     except Exception as error:
         _send(socket, Failed(EngineDeadError.__name__, f"{type(error).__name__}: {error}"))
         raise
     return 0
-
-
-def _known_name(error: FerruleError) -> str:
-    """The nearest class of ``ferrule.errors``; a plugin's own class is unknown to the client."""
-    return next(c.__name__ for c in type(error).__mro__ if c.__module__ == errors.__name__)
 
 
 def _obey_the_server_alone() -> None:

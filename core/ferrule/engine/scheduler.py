@@ -14,6 +14,7 @@ from collections.abc import Sequence as Items
 from ferrule.engine.block_pool import BlockPool
 from ferrule.engine.block_tables import BlockTables
 from ferrule.engine.limits import Limits
+from ferrule.engine.loras import Loras
 from ferrule.engine.messages import Output, Request, Stats
 from ferrule.engine.sequence import Sequence, Status
 from ferrule.engine.step import Step
@@ -32,6 +33,7 @@ class Scheduler:
         block_size: Tokens a block holds.
         enable_prefix_caching: Whether full blocks are found again by later prompts.
         vocab_size: Prompts with ids from here on are refused.
+        loras: The adapters; None: there are none.
 
     Raises:
         OptionError: A step's tokens cannot hold one token of each running sequence.
@@ -47,6 +49,7 @@ class Scheduler:
         block_size: int,
         enable_prefix_caching: bool = True,
         vocab_size: int = 2**31,
+        loras: Loras | None = None,
     ) -> None:
         if max_batch_tokens < max_batch_size:
             raise OptionError(
@@ -64,6 +67,7 @@ class Scheduler:
             num_kv_tokens=pool.num_blocks * block_size,
             vocab_size=vocab_size,
         )
+        self.loras = Loras(None) if loras is None else loras
         self._sequences: dict[str, Sequence] = {}
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -91,6 +95,7 @@ class Scheduler:
         if request.id in self._sequences:
             raise RequestError(f"a request with the id {request.id!r} is in progress already")
         final_length = self._limits.final_length(request)
+        self.loras.want(request.lora)
         sequence = Sequence.from_request(
             request, arrival=self._num_arrivals, final_length=final_length
         )
@@ -116,9 +121,10 @@ class Scheduler:
         of the step's tokens, and then waiting sequences are admitted.
 
         Returns:
-            None if everybody waits for tokens of a step that was launched.
+            None if everybody waits: for tokens of a step that was launched, or for an adapter.
         """
         self._release_ending()
+        self.loras.poll()
         step = Step()
         prefilling = self._add_decodes(step)
         budget = self._step_tokens(len(step.chunks)) - len(step.chunks)
@@ -156,6 +162,15 @@ class Scheduler:
         self._end(ended)
         return outputs
 
+    def take_failed(self) -> list[Output]:
+        """Ends the sequences whose adapter could not be brought; a last output for each."""
+        failed = self.loras.take_failed(self._waiting)
+        self._end(list(failed))
+        return [
+            Output(id=each.request.id, finish_reason="error", error=error)
+            for each, error in failed.items()
+        ]
+
     def stats(self) -> Stats:
         """The figures of sequences, blocks and tokens; those of steps are zero."""
         return Stats(
@@ -167,6 +182,7 @@ class Scheduler:
             prefix_hits_total=self._tables.num_prefix_hits,
             prompt_tokens_total=self._num_prompt_tokens,
             generation_tokens_total=self._num_generated,
+            **self.loras.figures(),
         )
 
     def _release_ending(self) -> None:
@@ -236,16 +252,14 @@ class Scheduler:
 
     def _admit(self, step: Step, budget: int) -> None:
         """Starts waiting sequences in order, until slots, blocks or the step's tokens run out."""
-        while self._waiting and self._free_slots and budget > 0:
-            sequence = self._waiting[0]
-            if len(sequence.tokens) < sequence.num_tokens:
-                # It was preempted and a token of it is on its way, without which it cannot start.
-                break
+        for sequence in self.loras.ready(self._waiting):
             # One block for each running sequence stays free. Without that a full pool would
             # admit a sequence only to preempt it as soon as an older one needs its next block.
-            if not self._tables.claim(sequence, num_kept_free=len(self._running)):
+            if not (self._free_slots and budget > 0) or not self._tables.claim(
+                sequence, num_kept_free=len(self._running)
+            ):
                 break
-            self._waiting.popleft()
+            self._waiting.remove(sequence)
             self._start(sequence)
             step.admitted.append(sequence.admission())
             budget -= self._add_prefill(step, sequence, budget, tuple(sequence.blocks))
@@ -256,6 +270,7 @@ class Scheduler:
         sequence.num_admissions += 1
         sequence.status = Status.RUNNING
         sequence.slot = heapq.heappop(self._free_slots)
+        sequence.lora_slot = self.loras.pin(sequence.request.lora)
         self._running.append(sequence)
 
     def _end(self, sequences: Items[Sequence]) -> None:
@@ -267,6 +282,7 @@ class Scheduler:
             elif sequence.status is Status.WAITING:
                 self._waiting.remove(sequence)
             sequence.status = Status.FINISHED
+            self.loras.leave(sequence)
         if sequences:
             self._keep_running()
 
@@ -279,3 +295,4 @@ class Scheduler:
         self._released.append(sequence.slot)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = -1
+        self.loras.unpin(sequence.request.lora)

@@ -43,6 +43,7 @@ class Sequence:
         keys: Keys of its full blocks, as far as anybody needed them.
         num_remembered: How many blocks of the table the pool can find by their key.
         slot: Its slot of the runner while it runs, -1 otherwise.
+        lora_slot: Its adapter's slot while it runs; -1: it wants none.
         status: Where it is.
         num_cached: How many prompt tokens the prefix cache had when it was first admitted.
         num_admissions: One more than the times it was preempted, once it runs.
@@ -62,6 +63,7 @@ class Sequence:
     keys: list[bytes] = field(default_factory=list[bytes])
     num_remembered: int = 0
     slot: int = -1
+    lora_slot: int = -1
     status: Status = Status.WAITING
     num_cached: int = 0
     num_admissions: int = 0
@@ -94,6 +96,7 @@ class Sequence:
             num_prompt=self.num_prompt,
             sampling=self.sampling,
             stop_ids=self.request.stop_ids,
+            lora=self.lora_slot,
         )
 
     def block_keys(self, num_blocks: int, block_size: int) -> list[bytes]:

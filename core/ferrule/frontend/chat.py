@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ferrule.errors import RequestError, TokenizerError
 from ferrule.frontend.model import ServedModel
@@ -80,6 +80,13 @@ def render_chat(
     except TokenizerError as error:
         raise RequestError(error.message, param="messages", hint=error.hint) from error
     return tokenize(model, text, add_special_tokens=False, param="messages")
+
+
+def prompt_tokens(model: ServedModel, prompt: str | Sequence[int] | Sequence[Message]) -> list[int]:
+    """The tokens of a text, of token ids, or of a conversation."""
+    if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
+        return render_chat(model, cast("Sequence[Message]", prompt))
+    return tokenize(model, cast("str | Sequence[int]", prompt))
 
 
 def _message(message: Message, index: int) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from ferrule.engine.client import EngineStatus
 from ferrule.engine.messages import EngineInfo, Output, Request, Stats
+from ferrule.engine.status import EngineStatus
+from ferrule.plan import LoraInfo
 
 
 class EngineProtocol(Protocol):
@@ -31,6 +32,18 @@ class EngineProtocol(Protocol):
         Raises:
             EngineDeadError: The engine has ended, before or during the request.
         """
+        ...
+
+    async def load_lora(self, location: str) -> LoraInfo:
+        """Reads an adapter, which requests may then name by its content.
+
+        Raises:
+            FerruleError: It cannot be served.
+        """
+        ...
+
+    async def unload_lora(self, content: str) -> None:
+        """Lets go of an adapter once the requests that want it have ended."""
         ...
 
     async def stop(self) -> None:

@@ -17,12 +17,12 @@ from ferrule.plan import SamplingParams
 _NUM_SEEDS = 2**63
 
 
-def limits_of(info: EngineInfo) -> Limits:
-    """The bounds that an engine gave when it became ready."""
+def limits_of(info: EngineInfo, model: ServedModel) -> Limits:
+    """The bounds that an engine gave when it became ready, for a model or an adapter of it."""
     return Limits(
         max_length=info.max_length,
         num_kv_tokens=info.num_blocks * info.block_size,
-        vocab_size=info.vocab_size,
+        vocab_size=model.vocab_size or info.vocab_size,
     )
 
 
@@ -65,13 +65,12 @@ def make_requests(
     n: int = 1,
     default_max_tokens: int | None = None,
     cache_salt: str = "",
-    lora: str = "",
     param: str = "prompt",
 ) -> list[Request]:
     """One engine request for each of ``n`` answers to one prompt.
 
     Args:
-        model: Gives the tokens that end a sequence.
+        model: Gives the tokens that end a sequence, and the adapter.
         limits: Context, vocabulary and KV cache.
         tokens: The prompt.
         sampling: What was asked for. Choice i gets ``seed + i``, or a random seed without one.
@@ -80,7 +79,6 @@ def make_requests(
         default_max_tokens: Where ``sampling.max_tokens`` is None: this, or less where the context
             has less room; None: all there is room for.
         cache_salt: Keeps the prompt's cached blocks apart from those of other salts.
-        lora: The adapter, empty for none.
         param: What to call the prompt in an error.
 
     Raises:
@@ -107,7 +105,7 @@ def make_requests(
             sampling=msgspec.structs.replace(sampling, seed=(seed + index) % _NUM_SEEDS),
             stop_ids=stop_ids,
             cache_salt=cache_salt,
-            lora=lora,
+            lora=model.lora,
         )
         for index in range(n)
     ]

@@ -13,7 +13,7 @@ from ferrule.layers.attention import AttentionSpec
 from ferrule.matching import Match
 from ferrule.runtime.kv_cache import block_bytes
 from ferrule.runtime.memory import free_memory, kv_budget
-from ferrule.weight_memory import copy_bytes, weight_bytes
+from ferrule.weight_memory import weight_bytes
 
 
 def needed_memory(
@@ -39,9 +39,8 @@ def needed_memory(
         OptionError: The share of the memory is out of range.
     """
     tensors = match.checkpoint.tensors
-    weights = weight_bytes(tensors, dtype, device)
-    if settle_copies(options, match, dtype, device).gguf_resident_copy == "on":
-        weights += copy_bytes(tensors, dtype, device)
+    has_copies = settle_copies(options, match, dtype, device).gguf_resident_copy == "on"
+    weights = weight_bytes(tensors, dtype, device, has_copies=has_copies)
     block_size = options.kv_cache_page_size
     per_block = block_bytes(specs, block_size=block_size, dtype=dtype)
     budget = _budget(match, options, dtype, device, weights)

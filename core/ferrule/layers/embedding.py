@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ferrule.layers.lora import HEAD, LoraSite, LoraState, PoolSizes
+from ferrule.layers.lora_embedding import EmbeddingPool
+from ferrule.layers.lora_pool import LoraPool, PoolSite
 from ferrule.quantization.format import Format, Storage
 
 
@@ -25,17 +28,38 @@ class Embedding(nn.Module):
         self.hidden_size = hidden_size
         self.tied = tied
         self.storage: Storage | None = None
+        self.lora: EmbeddingPool | None = None
+        self.head_lora: LoraPool | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[...] -> [..., hidden_size]``."""
         assert self.storage is not None
-        return self.storage.gather(tokens)
+        if self.lora is None or not self.lora.is_active:
+            return self.storage.gather(tokens)
+        # An adapter's rows may know tokens that this matrix has no row for.
+        known = tokens.clamp(max=self.vocab_size - 1)
+        return self.lora.add(tokens, self.storage.gather(known))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., hidden_size] -> [..., vocab_size]``."""
         assert self.storage is not None
         assert self.tied
-        return self.storage.multiply(hidden)
+        y = self.storage.multiply(hidden)
+        pool = self.head_lora
+        return y if pool is None or not pool.is_active else pool.add(hidden, y)
+
+    def enable_lora(self, path: str, state: LoraState, sizes: PoolSizes) -> dict[str, LoraSite]:
+        """The rows' place for adapters, and the head's if that is tied; see ``TakesLora``."""
+        self.lora = EmbeddingPool(state, sizes, (self.vocab_size, self.hidden_size), self._dense)
+        if not self.tied:
+            return {path: self.lora}
+        self.head_lora = LoraPool(state, sizes, self.hidden_size, {HEAD: self.vocab_size})
+        head = PoolSite(pool=self.head_lora, index=0, read=lambda: (self._dense(), None))
+        return {path: self.lora, HEAD: head}
+
+    def _dense(self) -> Tensor:
+        assert self.storage is not None
+        return self.storage.dense()
 
     def weight_shapes(self, path: str) -> dict[str, tuple[int, ...]]:
         """The one weight."""

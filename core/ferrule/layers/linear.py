@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ferrule.kernels.product import silu_mul
+from ferrule.layers.lora import LoraSite, LoraState, PoolSizes
+from ferrule.layers.lora_pool import LoraPool, PoolSite
 from ferrule.quantization.format import Format, Storage, WritesInto
 
 
@@ -39,6 +42,7 @@ class Linear(nn.Module):
         self._homes: dict[str, tuple[Storage, int]] = {}
         self._bias_rows: dict[str, int] = {}
         self._names: list[tuple[str, int]] = []
+        self.lora: LoraPool | None = None
 
     def forward(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         """``[..., in_features] -> [..., out_features]``.
@@ -47,6 +51,15 @@ class Linear(nn.Module):
             x: What is multiplied.
             add_to: ``[..., out_features]``: added to the product, and may take the result.
         """
+        lora = self.lora
+        if lora is None or not lora.is_active:
+            return self._multiply(x, add_to)
+        if not lora.scales:
+            return lora.add(x, self._multiply(x, add_to))
+        y = lora.add(x, self._multiply(x, None))
+        return y if add_to is None else add_to.add_(y)
+
+    def _multiply(self, x: Tensor, add_to: Tensor | None) -> Tensor:
         if len(self.storages) == 1:
             return self.storages[0].multiply(x, self.bias, add_to)
         if self._writes_beside(x):
@@ -77,7 +90,7 @@ class Linear(nn.Module):
 
         ``[..., in_features] -> [..., out_features / 2]``.
         """
-        if len(self.storages) == 1:
+        if len(self.storages) == 1 and (self.lora is None or not self.lora.is_active):
             return self.storages[0].multiply_gated(x, self.bias)
         return silu_mul(self(x))
 
@@ -146,6 +159,25 @@ class Linear(nn.Module):
         """Lets every storage repack."""
         for storage in self.storages:
             storage.finish()
+
+    def enable_lora(self, path: str, state: LoraState, sizes: PoolSizes) -> dict[str, LoraSite]:
+        """Each part's place for adapters; see ``TakesLora``."""
+        parts = dict(self._names)
+        self.lora = pool = LoraPool(state, sizes, self.in_features, parts)
+        return {
+            name: PoolSite(pool=pool, index=index, read=partial(self._part, name))
+            for index, name in enumerate(parts)
+        }
+
+    def _part(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """One part's weight, dequantised, and its bias."""
+        rows = dict(self._names)[name]
+        storage, start = self._homes[f"{name}.weight"]
+        weight = storage.dense()[start : start + rows]
+        if self.bias is None:
+            return weight, None
+        start = self._bias_rows[f"{name}.bias"]
+        return weight, self.bias[start : start + rows]
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ferrule.kernels.packed_weight import PackedWeight
 from ferrule.layers.attention import AttentionSpec
+from ferrule.layers.lora import LoraState
 from ferrule.runtime.attend_op import OpaqueAttend
 from ferrule.runtime.kernel_attention import LayerAttend
 
@@ -31,7 +32,12 @@ kinds, but one that would be compiled for each layer anew is not worth the wait.
 _log = logging.getLogger(__name__)
 
 
-def compile_layers(model: nn.Module, *, backend: str | Callable[..., Any] = "inductor") -> int:
+def compile_layers(
+    model: nn.Module,
+    *,
+    backend: str | Callable[..., Any] = "inductor",
+    lora: LoraState | None = None,
+) -> int:
     """Has a model's layers compiled when they are first called, if they are not all built in.
 
     A model whose layers cannot be compiled runs them as they are: a warning says why.
@@ -39,6 +45,8 @@ def compile_layers(model: nn.Module, *, backend: str | Callable[..., Any] = "ind
     Args:
         model: Loaded.
         backend: Of torch.compile.
+        lora: What the model's layers know of adapters. Steps with adapters run layers as they are:
+            compiled code for them as well would be compiled anew whenever a layer is touched.
 
     Returns:
         How many layers: 0 if all are built in, or none looks like a decoder's.
@@ -50,7 +58,7 @@ def compile_layers(model: nn.Module, *, backend: str | Callable[..., Any] = "ind
         if not _is_built_in(layer) and "forward" not in vars(layer)
     ]
     if layers:
-        _CompiledLayers(layers, backend).install()
+        _CompiledLayers(layers, backend, lora).install()
     return len(layers)
 
 
@@ -96,10 +104,17 @@ class _CompiledLayers:
     Args:
         layers: Of one model.
         backend: Of torch.compile.
+        lora: What the layers know of adapters.
     """
 
-    def __init__(self, layers: list[nn.Module], backend: str | Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        layers: list[nn.Module],
+        backend: str | Callable[..., Any],
+        lora: LoraState | None = None,
+    ) -> None:
         self._layers = layers
+        self._lora = lora
         self._forwards = {
             kind: torch.compile(
                 _own_copy(kind.forward), fullgraph=True, dynamic=True, backend=backend
@@ -116,6 +131,8 @@ class _CompiledLayers:
     def _run(self, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
+        if self._lora is not None and self._lora.mode:
+            return type(layer).forward(layer, *args, **kwargs)
         try:
             with _compiler_settings():
                 out = self._forwards[type(layer)](

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ferrule.kernels.overlap import overlapping
 from ferrule.kernels.shared import SharedPrefix
+from ferrule.layers.lora import LoraChunks, LoraMode, LoraRows
 from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.lora_slots import LoraSlots, chunk_size, fill_chunks, num_chunks, widened
 from ferrule.runtime.model import Model
 from ferrule.runtime.packet import send
 from ferrule.runtime.shared_blocks import SharedBlocks
@@ -32,11 +36,13 @@ class GraphKey(NamedTuple):
         size: Rows.
         needs: Of the sampler.
         shares: Whether blocks that many rows begin with are read once.
+        lora: What rows need of adapters.
     """
 
     size: int
     needs: Needs = Needs()
     shares: bool = False
+    lora: LoraMode = LoraMode.OFF
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +71,7 @@ class DecodeGraphs:
         slots: Last tokens, lengths and block tables.
         sampling: The slots' settings.
         pool: Makes the graphs; None: no graphs, the same step runs kernel by kernel.
+        loras: The model's adapters; None: it takes none.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class DecodeGraphs:
         sampling: DeviceSampling,
         *,
         pool: GraphPool | None,
+        loras: LoraSlots | None = None,
     ) -> None:
         self._model = model
         self._specs = model.attention_specs()
@@ -84,10 +92,19 @@ class DecodeGraphs:
         self._most = slots.padding_slot
         # Which slot each row of the batch is and how much of it is shared, and the slot and length
         # of what is; sent when the batch has changed.
-        self._inputs = torch.zeros(2 * self._most + 2, dtype=torch.int64, device=slots.device)
-        self._rows, self._starts, self._shared = self._inputs.split((self._most, self._most, 2))
+        # Behind them, the chunks of rows with adapters.
+        self._loras = loras
+        self._num_chunks = num_chunks(self._most, loras.sizes.num_slots) if loras else 0
+        self._chunk_size = chunk_size(self._most)
+        chunks = (self._num_chunks, self._num_chunks * self._chunk_size)
+        self._sizes = (self._most, self._most, 2, *chunks)
+        self._inputs = torch.zeros(sum(self._sizes), dtype=torch.int64, device=slots.device)
+        self._rows, self._starts, self._shared, self._chunk_slots, rows = self._inputs.split(
+            self._sizes
+        )
+        self._chunk_rows = rows.view(-1, self._chunk_size)
         self._rows.fill_(slots.padding_slot)
-        self._sent: tuple[tuple[int, ...], tuple[int, int, bytes] | None] = ((), None)
+        self._sent: object = None
         self._graphs: dict[GraphKey, tuple[torch.cuda.CUDAGraph, Sampled]] = {}
         self.pool = pool
 
@@ -109,6 +126,8 @@ class DecodeGraphs:
         least = 2 if shares else 1
         sizes = {graph_size(num_rows, self._most) for num_rows in range(least, self._most + 1)}
         keys = [GraphKey(size, shares=shares) for size in sorted(sizes)]
+        if self._loras is not None and self._loras.num_bytes:
+            keys += [key._replace(lora=LoraMode.DELTAS) for key in keys]
         return [key for key in keys if key not in self._graphs]
 
     def run(self, slots: Sequence[int], needs: Needs, shared: SharedBlocks | None) -> Sampled:
@@ -123,31 +142,66 @@ class DecodeGraphs:
             Their next tokens, in the same order.
         """
         size = graph_size(len(slots), self._most)
-        key = GraphKey(size, needs, shared is not None)
+        wanted = self._wanted(slots)
+        lora = LoraMode.OFF if self._loras is None else self._loras.mode(wanted)
+        key = GraphKey(size, needs, shared is not None, lora)
         self._sampling.prepare(needs)
-        if self.pool and key not in self._graphs:
+        has_graph = self.pool is not None and lora is not LoraMode.OWN
+        if has_graph and key not in self._graphs:
             self.capture(key)
-        # A slot may have been taken again, so what is shared counts as well.
-        batch = (tuple(slots), None if shared is None else shared.identity)
+        # A slot may have been taken again, so what is shared and which adapters count as well.
+        batch = (tuple(slots), None if shared is None else shared.identity, wanted.tobytes())
         if batch != self._sent:
-            self._send(slots, shared)
+            self._send(slots, shared, wanted)
             self._sent = batch
-        if not self.pool:
-            return self._step(key)
+        if not has_graph:
+            return self._step(key, wanted)
         graph, sampled = self._graphs[key]
         graph.replay()
         return sampled
 
-    def _send(self, slots: Sequence[int], shared: SharedBlocks | None) -> None:
+    def drop_lora(self) -> None:
+        """Forgets what was captured for rows with adapters: layers have more to do for them."""
+        self._graphs = {key: made for key, made in self._graphs.items() if not key.lora}
+
+    def _wanted(self, slots: Sequence[int]) -> NDArray[np.int64]:
+        """``[slots]``: the adapter slots that these want; -1: none."""
+        if self._loras is None:
+            return np.full(len(slots), -1, dtype=np.int64)
+        return self._loras.of(slots)
+
+    def _send(
+        self, slots: Sequence[int], shared: SharedBlocks | None, wanted: NDArray[np.int64]
+    ) -> None:
         inputs = np.zeros(len(self._inputs), dtype=np.int64)
-        inputs[: self._most] = self._slots.padding_slot
-        inputs[: len(slots)] = slots
+        rows, starts, of_shared, chunk_slots, chunk_rows = np.split(
+            inputs, np.cumsum(self._sizes)[:-1]
+        )
+        rows.fill(self._slots.padding_slot)
+        rows[: len(slots)] = slots
         if shared is not None:
-            inputs[self._most : self._most + len(slots)] = shared.starts
-            inputs[-2:] = shared.slot, shared.num_tokens
+            starts[: len(slots)] = shared.starts
+            of_shared[:] = shared.slot, shared.num_tokens
+        chunk_slots.fill(-1)
+        chunk_rows.fill(-1)
+        if self._num_chunks:
+            fill_chunks(wanted, chunk_slots, chunk_rows.reshape(-1, self._chunk_size))
         self._inputs.copy_(send([inputs], self._slots.device)[0])
 
-    def _step(self, key: GraphKey) -> Sampled:
+    def _applying(
+        self, key: GraphKey, wanted: NDArray[np.int64] | None
+    ) -> AbstractContextManager[None]:
+        """What layers called inside do for the adapters of rows."""
+        if self._loras is None or not key.lora:
+            return nullcontext()
+        if wanted is not None and key.lora is LoraMode.OWN:
+            padding = np.full(key.size - len(wanted), -1, dtype=np.int64)
+            return self._loras.using(np.concatenate((wanted, padding)))
+        count = num_chunks(key.size, self._loras.sizes.num_slots)
+        chunks = LoraChunks(slots=self._chunk_slots[:count], rows=self._chunk_rows[:count])
+        return self._loras.state.using(key.lora, {key.size: LoraRows(chunks=chunks)})
+
+    def _step(self, key: GraphKey, wanted: NDArray[np.int64] | None = None) -> Sampled:
         slots, sampling = self._slots, self._sampling
         row = self._rows[: key.size]
         tokens, positions, lengths, cache_rows = slots.begin(row)
@@ -161,9 +215,13 @@ class DecodeGraphs:
             if key.shares
             else None,
         )
-        hidden = self._model(tokens, positions, attends(self._specs, self._cache, rows))
-        logits = self._model.logits(hidden)
-        chosen = sampling.sample(logits, row, lengths, key.needs)
+        with self._applying(key, wanted):
+            hidden = self._model(tokens, positions, attends(self._specs, self._cache, rows))
+            logits = widened(self._model.logits(hidden), sampling.vocab_size)
+        known = None
+        if self._loras is not None and wanted is not None:
+            known = self._loras.num_known_tokens(wanted, sampling.num_known_tokens)
+        chosen = sampling.sample(logits, row, lengths, key.needs, known)
         described = describe(logits, chosen) if key.needs.logprobs else None
         slots.place(row, lengths, chosen)
         slots.lengths[slots.padding_slot :].zero_()
@@ -173,8 +231,8 @@ class DecodeGraphs:
         """Makes a graph; known: of kernels that have run before."""
         assert self.pool is not None
         # What runs here must not touch a sequence: all rows pad.
-        self._send([], None)
-        self._sent = ((), None)
+        self._send([], None, np.empty(0, dtype=np.int64))
+        self._sent = None
         self._sampling.prepare(key.needs)
         with overlapping(key.size == 1):
             self._graphs[key] = self.pool.capture(lambda: self._step(key), is_known=is_known)

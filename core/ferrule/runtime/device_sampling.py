@@ -154,7 +154,14 @@ class DeviceSampling:
         if needs.shapes and self._shapes is None:
             self._shapes = Shapes(self._num_rows, self.vocab_size, self.device)
 
-    def sample(self, logits: Tensor, slots: Tensor, positions: Tensor, needs: Needs) -> Tensor:
+    def sample(
+        self,
+        logits: Tensor,
+        slots: Tensor,
+        positions: Tensor,
+        needs: Needs,
+        known: Sequence[int] | None = None,
+    ) -> Tensor:
         """Chooses one token a row; each row depends on itself alone.
 
         Args:
@@ -162,15 +169,24 @@ class DeviceSampling:
             slots: ``[rows]`` int64.
             positions: ``[rows]`` int64: the index that each new token will have in its sequence.
             needs: Of these slots, or more.
+            known: For each of the first rows, below which id its token must be, where that is
+                not the same for all; never in a graph.
 
         Returns:
             ``[rows]`` int64.
         """
         from ferrule.kernels.draw import draw
 
+        num_known = self.num_known_tokens
+        if known is not None:
+            # What is described stays as the model gave it.
+            logits, num_known = logits.clone(), logits.shape[-1]
+            for row, count in enumerate(known):
+                logits[row, count:] = -torch.inf
+
         temperature, seeds = self.floats[0, slots], self.ints[0, slots]
         if not needs.shapes:
-            return draw(logits, temperature, seeds, positions, self.num_known_tokens)
+            return draw(logits, temperature, seeds, positions, num_known)
         from ferrule.kernels.truncate import truncate
 
         shapes = self._shapes
@@ -180,9 +196,9 @@ class DeviceSampling:
         is_early = positions < self.ints[2, slots]
         x = x.masked_fill(shapes.is_stop[slots] & is_early[:, None], -torch.inf)
         top_p, min_p, top_k = self.floats[1, slots], self.floats[2, slots], self.ints[1, slots]
-        x = truncate(x, temperature, top_k, top_p, min_p, self.num_known_tokens)
+        x = truncate(x, temperature, top_k, top_p, min_p, num_known)
         # They are divided by the temperature now.
-        tokens = draw(x, (temperature > 0).float(), seeds, positions, self.num_known_tokens)
+        tokens = draw(x, (temperature > 0).float(), seeds, positions, num_known)
         places = slots * self.vocab_size + tokens
         shapes.counts.view(-1).index_add_(0, places, torch.ones_like(places, dtype=torch.int32))
         return tokens

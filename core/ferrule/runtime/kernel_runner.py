@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ferrule.layers.lora import LoraMode, LoraRows
 from ferrule.plan import Chunk, Plan
 from ferrule.runtime.decode_graphs import DecodeGraphs, GraphKey, Sampled
 from ferrule.runtime.device_sampling import Described, DeviceSampling, Needs, describe
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.lora_slots import LoraSlots, widened
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
 from ferrule.runtime.mixed_batch import MixedBatch, Shape
 from ferrule.runtime.mixed_graphs import MixedGraphs, padded_shape
@@ -45,6 +48,7 @@ class KernelRunner:
         vocab_size: Columns of the logits.
         num_known_tokens: Ids that the tokenizer knows; padded rows above it are never chosen.
         device: Where everything lives.
+        loras: The model's adapters; None: it takes none.
         captures: Whether steps become CUDA graphs; only checks want them without.
     """
 
@@ -61,6 +65,7 @@ class KernelRunner:
         vocab_size: int,
         num_known_tokens: int,
         device: torch.device,
+        loras: LoraSlots | None = None,
         captures: bool = True,
     ) -> None:
         self.model = model
@@ -81,11 +86,17 @@ class KernelRunner:
             num_known_tokens=num_known_tokens,
             device=device,
         )
+        self.loras = loras
+        self._lora_version = 0 if loras is None else loras.version
         self._looked_at: tuple[int, list[int]] = (0, [])
         self._shared: SharedBlocks | None = None
         pool = GraphPool() if captures else None
-        self.graphs = DecodeGraphs(model, cache, self.device_slots, self.sampling, pool=pool)
-        self.mixed = MixedGraphs(model, cache, self.device_slots, max_tokens=max_tokens, pool=pool)
+        self.graphs = DecodeGraphs(
+            model, cache, self.device_slots, self.sampling, pool=pool, loras=loras
+        )
+        self.mixed = MixedGraphs(
+            model, cache, self.device_slots, max_tokens=max_tokens, pool=pool, loras=loras
+        )
 
     @torch.inference_mode()
     def warm_up(self, report: Callable[[int, int], None]) -> None:
@@ -106,7 +117,12 @@ class KernelRunner:
         sizes.sort(key=lambda size: size not in _SIZES_WITH_KERNELS)
         mixed = [partial(self.mixed.capture, shape) for shape in shapes]
         decode = [partial(self.graphs.capture, GraphKey(size)) for size in sizes]
-        return [*mixed[:2], *decode, *mixed[2:]]
+        jobs: list[Callable[[], None]] = [*mixed[:2], *decode, *mixed[2:]]
+        if self.loras is not None and self.loras.num_bytes:
+            jobs += [partial(self.mixed.capture, self.mixed.with_lora(shape)) for shape in shapes]
+            keys = [GraphKey(size, lora=LoraMode.DELTAS) for size in sizes]
+            jobs += [partial(self.graphs.capture, key) for key in keys]
+        return jobs
 
     def compile_jobs(self) -> list[Callable[[], None]]:
         """The warm-up's parts, and what else has kernels of its own (precompile.py)."""
@@ -131,11 +147,14 @@ class KernelRunner:
 
     def _missing(self) -> list[Callable[[], None]]:
         """Captures of the graphs that are not there yet, the likeliest first."""
-        sizes = [partial(self.graphs.capture, key, is_known=True) for key in self.graphs.missing()]
-        shapes = [partial(self.mixed.capture, one, is_known=True) for one in self.mixed.missing()]
-        shared = [partial(self.graphs.capture, key) for key in self.graphs.missing(shares=True)]
-        shared += [partial(self.mixed.capture, one) for one in self.mixed.missing(shares=True)]
-        return [*sizes, *shapes, *shared]
+        keys, shapes = self.graphs.missing(), self.mixed.missing()
+        captures: list[Callable[[], None]] = []
+        captures += [partial(self.graphs.capture, key, is_known=True) for key in keys]
+        captures += [partial(self.mixed.capture, shape, is_known=True) for shape in shapes]
+        keys, shapes = self.graphs.missing(shares=True), self.mixed.missing(shares=True)
+        captures += [partial(self.graphs.capture, key) for key in keys]
+        captures += [partial(self.mixed.capture, shape) for shape in shapes]
+        return captures
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> PendingTokens:
@@ -143,6 +162,9 @@ class KernelRunner:
         for admission in plan.admitted:
             self.slots.admit(admission)
             self.sampling.admit(admission)
+            if self.loras is not None:
+                self.loras.admit(admission)
+        self._follow_loras()
         cleared: list[int] = []
         for chunk in plan.chunks:
             if chunk.new_blocks:
@@ -164,6 +186,13 @@ class KernelRunner:
             return self._run_decode(plan.chunks)
         return self._run_mixed(plan.chunks)
 
+    def _follow_loras(self) -> None:
+        """Lets go of graphs in which a layer lacks what an adapter has since brought to it."""
+        if self.loras is not None and self.loras.version != self._lora_version:
+            self._lora_version = self.loras.version
+            self.graphs.drop_lora()
+            self.mixed.drop_lora()
+
     def _decodes(self, chunk: Chunk) -> bool:
         """Whether the chunk is a token that the device sampled last."""
         return chunk.num_tokens == 1 and chunk.start >= self.slots.num_tokens[chunk.slot]
@@ -176,14 +205,13 @@ class KernelRunner:
 
     def _find_shared(self, chunks: Sequence[Chunk], slots: list[int]) -> SharedBlocks | None:
         """What the sequences of a decode step begin with; looked for when they have changed."""
-        batch = (self.slots.num_admissions, slots)
-        if batch != self._looked_at:
+        if (batch := (self.slots.num_admissions, slots)) != self._looked_at:
             self._looked_at = batch
             self._shared = find_shared(self.slots, slots, [chunk.start + 1 for chunk in chunks])
         return self._shared
 
     def _run_mixed(self, chunks: Sequence[Chunk]) -> PendingTokens:
-        batch = MixedBatch(chunks, self.slots)
+        batch = MixedBatch(chunks, self.slots, self.loras)
         is_described = any(self._describes_prompt(chunk) for chunk in chunks)
         computed = self.mixed.run(batch, wants_all=is_described)
         inputs = computed.inputs
@@ -196,11 +224,28 @@ class KernelRunner:
         self.sampling.prepare(needs)
         count = len(slots)
         owners, positions = inputs.sample_slots[:count], inputs.sample_positions[:count]
-        logits = self.model.logits(computed.of_samples(count))
-        tokens = self.sampling.sample(logits, owners, positions, needs)
+        with self._applying(slots, inputs.sample_lora_rows()):
+            logits = self.model.logits(computed.of_samples(count))
+        logits = widened(logits, self.sampling.vocab_size)
+        known, default = None, self.sampling.num_known_tokens
+        if self.loras is not None:
+            known = self.loras.num_known_tokens(self.loras.of(slots), default)
+        tokens = self.sampling.sample(logits, owners, positions, needs, known)
         described = describe(logits, tokens) if needs.logprobs else None
         self.device_slots.last_tokens.index_copy_(0, owners, tokens)
         return self._pending(slots, Sampled(tokens=tokens, described=described), prompts)
+
+    def _applying(
+        self, slots: Sequence[int], rows: LoraRows | None = None
+    ) -> AbstractContextManager[None]:
+        """What layers called inside do for rows of these slots; for kernels where ``rows`` are."""
+        if self.loras is None:
+            return nullcontext()
+        wanted = self.loras.of(slots)
+        mode = self.loras.mode(wanted)
+        if rows is None or mode is LoraMode.OWN:
+            return self.loras.using(wanted)
+        return self.loras.state.using(mode, {len(wanted): rows})
 
     def _pending(
         self, slots: list[int], sampled: Sampled, prompts: dict[int, tuple[list[Described], int]]
@@ -252,7 +297,9 @@ class KernelRunner:
         parts: list[Described] = []
         for first in range(chunk.start, end, PROMPT_LOGITS_ROWS):
             last = min(first + PROMPT_LOGITS_ROWS, end)
-            logits = self.model.logits(hidden[first - chunk.start : last - chunk.start])
+            rows = hidden[first - chunk.start : last - chunk.start]
+            with self._applying([chunk.slot] * len(rows)):
+                logits = self.model.logits(rows)
             following = self.slots.tokens[chunk.slot, first + 1 : last + 1]
             tokens = torch.from_numpy(following.copy()).to(self.device)
             parts.append(described_to_host(describe(logits, tokens)))

@@ -100,6 +100,7 @@ def activation_bytes(
     context: int,
     dtype: torch.dtype,
     has_kernels: bool = False,
+    has_loras: bool = False,
 ) -> int:
     """A bound of what a step needs beside weights and cache.
 
@@ -118,12 +119,14 @@ def activation_bytes(
         context: Tokens of the longest sequence.
         dtype: Of activations.
         has_kernels: Whether kernels compute attention and sampling.
+        has_loras: Whether steps with adapters, which have graphs of their own, occur.
     """
     width = 4 * config.hidden_size + 4 * config.intermediate_size
     logits = max(max_batch_size, PROMPT_LOGITS_ROWS) * config.vocab_size * 4
     shared = max_batch_tokens * width * dtype.itemsize + 6 * logits + _LIBRARIES
     if has_kernels:
-        return shared + (max_batch_size + 1) * config.vocab_size * BYTES_A_TOKEN + _GRAPHS
+        graphs = _GRAPHS * (1 + has_loras)
+        return shared + (max_batch_size + 1) * config.vocab_size * BYTES_A_TOKEN + graphs
     attention = context * (max_batch_tokens + 4 * config.num_heads * config.head_dim)
     gathered = min(MAX_GATHERED_TOKENS, max_batch_size * context)
     attention = max(attention, 4 * gathered * config.num_kv_heads * config.head_dim)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ferrule.layers.lora import LoraChunks, LoraMode, LoraRows
 from ferrule.plan import Chunk
+from ferrule.runtime.lora_slots import LoraSlots, chunk_size, fill_chunks, num_chunks
 from ferrule.runtime.shared_blocks import find_shared
 from ferrule.runtime.slots import Slots
 
@@ -25,12 +27,16 @@ class Shape:
         num_singles: Of them, those in front that the decode kernel looks at.
         num_tiles: Tiles of queries of the other rows.
         shares: Whether blocks that many single tokens' sequences begin with are read once.
+        lora: What the rows need of adapters.
+        num_loras: Slots of adapters; 0 if they need nothing.
     """
 
     num_rows: int
     num_singles: int
     num_tiles: int
     shares: bool = False
+    lora: LoraMode = LoraMode.OFF
+    num_loras: int = 0
 
     @property
     def query_tile(self) -> int:
@@ -57,6 +63,10 @@ class MixedTensors:
         sample_slots: ``[slots]`` whose token it is.
         sample_positions: ``[slots]`` the index it will have in its sequence.
         tiles: ``[tiles, 4]``, what ``paged_prefill`` computes.
+        chunk_slots: ``[chunks]`` adapter slots of chunks of rows; -1: none.
+        chunk_rows: ``[chunks, size]`` their rows; -1: none.
+        sample_chunk_slots: The same for the rows of ``sample_rows`` alone.
+        sample_chunk_rows: Theirs, as places in ``sample_rows``.
     """
 
     tokens: Tensor
@@ -73,6 +83,23 @@ class MixedTensors:
     sample_slots: Tensor
     sample_positions: Tensor
     tiles: Tensor
+    chunk_slots: Tensor
+    chunk_rows: Tensor
+    sample_chunk_slots: Tensor
+    sample_chunk_rows: Tensor
+
+    def lora_rows(self) -> dict[int, LoraRows]:
+        """Which rows want which adapter, for layers that get all rows, or those that sample."""
+        of_all = LoraChunks(slots=self.chunk_slots, rows=self.chunk_rows)
+        return {
+            len(self.sample_rows): self.sample_lora_rows(),
+            len(self.tokens): LoraRows(chunks=of_all),
+        }
+
+    def sample_lora_rows(self) -> LoraRows:
+        """Those of ``sample_rows``."""
+        chunks = LoraChunks(slots=self.sample_chunk_slots, rows=self.sample_chunk_rows)
+        return LoraRows(chunks=chunks)
 
 
 class MixedBatch:
@@ -81,13 +108,17 @@ class MixedBatch:
     Args:
         chunks: Of the plan, after their new blocks have been added to the slots.
         slots: Known tokens and block tables.
+        loras: The adapters; None: there are none.
 
     Attributes:
         spans: For each chunk of the plan, its rows.
+        wanted: ``[rows]`` the adapter slots that rows want; -1: none.
         shape: Without padding.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], slots: Slots) -> None:
+    def __init__(
+        self, chunks: Sequence[Chunk], slots: Slots, loras: LoraSlots | None = None
+    ) -> None:
         self._chunks = chunks
         self._slots = slots
         self._singles = [i for i, chunk in enumerate(chunks) if chunk.num_tokens == 1]
@@ -112,7 +143,21 @@ class MixedBatch:
         # Those with the most keys take longest, so they start first.
         self._tiles.sort(key=lambda tile: -(tile[2] + tile[3]))
         shares = self._shared is not None
-        self.shape = Shape(row, len(self._singles), len(self._tiles), shares)
+        self.wanted: NDArray[np.int64] = np.full(row, -1, dtype=np.int64)
+        mode, num_loras = LoraMode.OFF, 0
+        if loras is not None:
+            of_chunks = loras.of([chunk.slot for chunk in chunks])
+            for rows, lora in zip(self.spans, of_chunks, strict=True):
+                self.wanted[rows] = lora
+            mode = loras.mode(self.wanted)
+            num_loras = loras.sizes.num_slots if mode else 0
+        self.shape = Shape(row, len(self._singles), len(self._tiles), shares, mode, num_loras)
+
+    @property
+    def sample_wanted(self) -> NDArray[np.int64]:
+        """The adapter slots that the rows want which give a token, in the plan's order."""
+        samples = [i for i, chunk in enumerate(self._chunks) if chunk.samples]
+        return self.wanted[[self.spans[i].stop - 1 for i in samples]]
 
     def numbers(self, shape: Shape, *, num_slots: int, scrap_row: int) -> NDArray[np.int64]:
         """All inputs one after another, padded to a shape.
@@ -126,7 +171,7 @@ class MixedBatch:
         out = padding_numbers(shape, num_slots=num_slots, scrap_row=scrap_row)
         parts = _split(out, shape, num_slots)
         tokens, positions, cache_rows, single_slots, lengths, is_sampled, starts = parts[:7]
-        shared, all_slots, ends, sample_rows, sample_slots, sample_positions, tiles = parts[7:]
+        shared, all_slots, ends, sample_rows, sample_slots, sample_positions, tiles = parts[7:14]
         for i in self._order:
             chunk, rows = chunks[i], self.spans[i]
             span = np.arange(chunk.start, chunk.start + chunk.num_tokens)
@@ -149,6 +194,10 @@ class MixedBatch:
         sample_positions[: len(samples)] = ends[samples]
         if self._tiles:
             tiles.reshape(-1, 4)[: len(self._tiles)] = self._tiles
+        if shape.num_loras:
+            size, sample_size = chunk_size(shape.num_rows), chunk_size(num_slots)
+            fill_chunks(self.wanted, parts[14], parts[15].reshape(-1, size))
+            fill_chunks(self.sample_wanted, parts[16], parts[17].reshape(-1, sample_size))
         return out
 
 
@@ -156,10 +205,12 @@ def padding_numbers(shape: Shape, *, num_slots: int, scrap_row: int) -> NDArray[
     """The inputs of a step in which every row pads."""
     out = np.zeros(sum(_sizes(shape, num_slots)), dtype=np.int64)
     parts = _split(out, shape, num_slots)
-    _, _, cache_rows, single_slots, _, _, _, _, all_slots, _, _, sample_slots, _, _ = parts
+    _, _, cache_rows, single_slots, _, _, _, _, all_slots, _, _, sample_slots, _, _ = parts[:14]
     cache_rows.fill(scrap_row)
     for slots in (single_slots, all_slots, sample_slots):
         slots.fill(num_slots)
+    for chunks in parts[14:]:
+        chunks.fill(-1)
     return out
 
 
@@ -169,13 +220,19 @@ def tensors_of(numbers: Tensor, shape: Shape, *, num_slots: int) -> MixedTensors
     names = tuple(MixedTensors.__dataclass_fields__)
     views = dict(zip(names, parts, strict=True))
     views["tiles"] = views["tiles"].view(-1, 4)
+    views["chunk_rows"] = views["chunk_rows"].view(-1, chunk_size(shape.num_rows))
+    views["sample_chunk_rows"] = views["sample_chunk_rows"].view(-1, chunk_size(num_slots))
     return MixedTensors(**views)
 
 
 def _sizes(shape: Shape, num_slots: int) -> list[int]:
     """Of each of ``MixedTensors``' attributes, in their order."""
     of_rows, of_singles = [shape.num_rows] * 3, [shape.num_singles] * 4
-    return [*of_rows, *of_singles, 2, *[num_slots] * 5, 4 * shape.num_tiles]
+    of_chunks: list[int] = []
+    for num_rows in (shape.num_rows, num_slots):
+        count = num_chunks(num_rows, shape.num_loras) if shape.num_loras else 0
+        of_chunks += [count, count * chunk_size(num_rows)]
+    return [*of_rows, *of_singles, 2, *[num_slots] * 5, 4 * shape.num_tiles, *of_chunks]
 
 
 def _split(numbers: NDArray[np.int64], shape: Shape, num_slots: int) -> list[NDArray[np.int64]]:

@@ -6,6 +6,7 @@ H100 computes 512 tokens.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ferrule.layers.lora import LoraMode
 from ferrule.plan import LEAST_MIXED_TOKENS, step_tokens
 from ferrule.runtime.decode_graphs import shared_prefix
 from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.lora_slots import LoraSlots
 from ferrule.runtime.mixed_batch import (
     MixedBatch,
     MixedTensors,
@@ -66,6 +69,7 @@ class MixedGraphs:
         slots: Last tokens, lengths and block tables.
         max_tokens: Most tokens of a step.
         pool: Makes the graphs; None: no graphs, the same step runs kernel by kernel.
+        loras: The model's adapters; None: it takes none.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class MixedGraphs:
         *,
         max_tokens: int,
         pool: GraphPool | None,
+        loras: LoraSlots | None = None,
     ) -> None:
         self._model = model
         self._specs = model.attention_specs()
@@ -85,7 +90,12 @@ class MixedGraphs:
         self._num_slots = slots.padding_slot
         self._scrap_row = cache.scrap_block * cache.block_size
         self._graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Tensor, MixedTensors, Tensor]] = {}
+        self._loras = loras
         self.pool = pool
+
+    def drop_lora(self) -> None:
+        """Forgets what was captured for rows with adapters: layers have more to do for them."""
+        self._graphs = {shape: made for shape, made in self._graphs.items() if not shape.lora}
 
     @property
     def shapes(self) -> list[Shape]:
@@ -101,6 +111,11 @@ class MixedGraphs:
         ]
         return list(dict.fromkeys(shape for shape in found if shape is not None))
 
+    def with_lora(self, shape: Shape) -> Shape:
+        """The shape of the same step with low-rank products for some of its rows."""
+        assert self._loras is not None
+        return replace(shape, lora=LoraMode.DELTAS, num_loras=self._loras.sizes.num_slots)
+
     def missing(self, *, shares: bool = False) -> list[Shape]:
         """Shapes without a graph that steps will take, the likeliest first.
 
@@ -109,6 +124,8 @@ class MixedGraphs:
         """
         likely = likely_shapes(max_tokens=self._max_tokens, num_slots=self._num_slots)
         shapes = [replace(shape, shares=shares) for shape in likely]
+        if self._loras is not None and self._loras.num_bytes:
+            shapes += [self.with_lora(shape) for shape in shapes]
         return [shape for shape in shapes if shape not in self._graphs]
 
     def run(self, batch: MixedBatch, *, wants_all: bool = False) -> Computed:
@@ -119,7 +136,7 @@ class MixedGraphs:
             wants_all: Whether the rows that give no token are wanted too.
         """
         shape = None
-        if self.pool and not wants_all:
+        if self.pool and not wants_all and batch.shape.lora is not LoraMode.OWN:
             shape = padded_shape(batch.shape, num_slots=self._num_slots)
         if shape is None:
             return self._run_plain(batch, wants_all=wants_all)
@@ -137,7 +154,16 @@ class MixedGraphs:
         numbers = source.to(self._slots.device, non_blocking=True)
         inputs = tensors_of(numbers, batch.shape, num_slots=self._num_slots)
         is_narrow = self._narrows(batch.shape) and not wants_all
-        hidden = self._step(inputs, batch.shape, is_narrow=is_narrow)
+        if self._loras is not None and batch.shape.lora is LoraMode.OWN:
+            rows = [batch.wanted]
+            if is_narrow:
+                rows.append(np.full(self._num_slots, -1, dtype=np.int64))
+                rows[1][: len(batch.sample_wanted)] = batch.sample_wanted
+            applying = self._loras.using(*rows)
+        else:
+            applying = self._applying(inputs, batch.shape)
+        with applying:
+            hidden = self._step(inputs, batch.shape, is_narrow=is_narrow)
         return Computed(inputs=inputs, hidden=hidden, is_narrow=is_narrow)
 
     def _narrows(self, shape: Shape) -> bool:
@@ -153,10 +179,17 @@ class MixedGraphs:
         numbers = torch.from_numpy(host).to(self._slots.device)
         inputs = tensors_of(numbers, shape, num_slots=self._num_slots)
         is_narrow = self._narrows(shape)
-        graph, hidden = self.pool.capture(
-            lambda: self._step(inputs, shape, is_narrow=is_narrow), is_known=is_known
-        )
+        with self._applying(inputs, shape):
+            graph, hidden = self.pool.capture(
+                lambda: self._step(inputs, shape, is_narrow=is_narrow), is_known=is_known
+            )
         self._graphs[shape] = (graph, numbers, inputs, hidden)
+
+    def _applying(self, inputs: MixedTensors, shape: Shape) -> AbstractContextManager[None]:
+        """What layers called inside do for the adapters of rows."""
+        if self._loras is None or not shape.lora:
+            return nullcontext()
+        return self._loras.state.using(shape.lora, inputs.lora_rows())
 
     def _step(self, inputs: MixedTensors, shape: Shape, *, is_narrow: bool) -> Tensor:
         slots, num_singles = self._slots, shape.num_singles
@@ -194,7 +227,7 @@ def padded_shape(shape: Shape, *, num_slots: int) -> Shape | None:
     num_tiles = rows // _ROWS_A_TILE
     if shape.num_tiles > num_tiles or shape.num_singles > singles:
         return None
-    return Shape(rows, singles, num_tiles, shape.shares)
+    return replace(shape, num_rows=rows, num_singles=singles, num_tiles=num_tiles)
 
 
 def likely_shapes(*, max_tokens: int, num_slots: int) -> list[Shape]:

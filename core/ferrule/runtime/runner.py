@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
@@ -13,6 +16,7 @@ from ferrule.plan import Chunk, Plan, SamplingParams, StepResult, TokenLogprobs
 from ferrule.runtime.attention import KERNELS, PagedAttention
 from ferrule.runtime.batch import Batch, make_batch
 from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.lora_slots import LoraSlots, widened
 from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
 from ferrule.runtime.model import Model
 from ferrule.runtime.sampler import describe, sample
@@ -43,6 +47,7 @@ class ModelRunner:
         vocab_size: Columns of the logits.
         num_known_tokens: Ids that the tokenizer knows; padded rows above it are never chosen.
         device: Where everything lives.
+        loras: The model's adapters; None: it takes none.
     """
 
     runs_ahead = False
@@ -58,8 +63,10 @@ class ModelRunner:
         vocab_size: int,
         num_known_tokens: int,
         device: torch.device,
+        loras: LoraSlots | None = None,
     ) -> None:
         self.model = model
+        self.loras = loras
         self.device = device
         self.num_known_tokens = num_known_tokens
         self.cache = cache
@@ -89,6 +96,8 @@ class ModelRunner:
         for admission in plan.admitted:
             self.slots.admit(admission)
             self.sampling.admit(admission)
+            if self.loras is not None:
+                self.loras.admit(admission)
         self._grow(plan.chunks)
         if not plan.chunks:
             return StepResult(tokens=())
@@ -99,9 +108,21 @@ class ModelRunner:
             dtype=self.attention.dtype,
             device=self.device,
         )
-        with sdpa_kernel(KERNELS):
+        owners = np.empty(len(batch.tokens), dtype=np.int64)
+        for chunk, rows in zip(plan.chunks, batch.order, strict=True):
+            owners[rows] = chunk.slot
+        with sdpa_kernel(KERNELS), self._applying(owners):
             hidden = self.model(batch.tokens, batch.positions, self.attention.attends(batch))
         return self._choose(plan.chunks, batch, hidden)
+
+    def _applying(self, owners: Sequence[int] | NDArray[np.int64]) -> AbstractContextManager[None]:
+        """What layers called inside do for the adapters of rows; ``owners`` are their slots."""
+        return nullcontext() if self.loras is None else self.loras.using(self.loras.of(owners))
+
+    def _logits(self, hidden: Tensor, owners: Sequence[int]) -> Tensor:
+        """``[rows, hidden_size] -> [rows, vocab_size]`` float32, rows of these slots."""
+        with self._applying(owners):
+            return widened(self.model.logits(hidden).float(), self.sampling.vocab_size)
 
     def _grow(self, chunks: Sequence[Chunk]) -> None:
         """Block tables take over what the plan gave their sequences."""
@@ -114,7 +135,7 @@ class ModelRunner:
         if not sampled:
             return StepResult(tokens=(), prompt_logprobs=prompts)
         rows = torch.tensor([batch.order[i].stop - 1 for i in sampled], device=self.device)
-        logits = self.model.logits(hidden[rows]).float()
+        logits = self._logits(hidden[rows], [chunks[i].slot for i in sampled])
         return self._sample([chunks[i] for i in sampled], logits, prompts)
 
     def _sample(
@@ -125,7 +146,7 @@ class ModelRunner:
         positions = [int(self.slots.num_tokens[slot]) for slot in slots]
         wanted = [self._wanted(slot) for slot in slots]
         raw = logits.clone() if any(num is not None for num in wanted) else logits
-        logits[:, self.num_known_tokens :] = -torch.inf
+        self._bar_unknown(logits, slots)
         chosen = sample(logits, slots, positions, self.sampling)
         tokens = chosen.tolist()
         for slot, token in zip(slots, tokens, strict=True):
@@ -136,6 +157,17 @@ class ModelRunner:
             logprobs=_describe_some(raw, chosen, wanted),
             prompt_logprobs=prompts,
         )
+
+    def _bar_unknown(self, logits: Tensor, slots: list[int]) -> None:
+        """Ids that the tokenizer of a row's model or adapter does not know are never chosen."""
+        known = None
+        if self.loras is not None:
+            known = self.loras.num_known_tokens(self.loras.of(slots), self.num_known_tokens)
+        if known is None:
+            logits[:, self.num_known_tokens :] = -torch.inf
+            return
+        for row, count in enumerate(known):
+            logits[row, count:] = -torch.inf
 
     def _wanted(self, slot: int) -> int | None:
         params = self.sampling.params[slot]
@@ -161,7 +193,8 @@ class ModelRunner:
         described: list[TokenLogprobs] = []
         for first in range(chunk.start, end, PROMPT_LOGITS_ROWS):
             last = min(first + PROMPT_LOGITS_ROWS, end)
-            logits = self.model.logits(hidden[first - chunk.start : last - chunk.start])
+            rows = hidden[first - chunk.start : last - chunk.start]
+            logits = self._logits(rows, [chunk.slot] * len(rows))
             following = self.slots.tokens[chunk.slot, first + 1 : last + 1]
             tokens = torch.from_numpy(following).to(self.device)
             described += describe(logits, tokens, [params.prompt_logprobs or 0] * len(following))

@@ -12,6 +12,9 @@ from ferrule.server.chat import chat_completions
 from ferrule.server.completions import completions
 from ferrule.server.errors import exception_handlers
 from ferrule.server.health import health, metrics, version
+from ferrule.server.lora_routes import load_lora_adapter, unload_lora_adapter
+from ferrule.server.lora_updates import LoraUpdates
+from ferrule.server.loras import ServedLoras
 from ferrule.server.metrics import Metrics
 from ferrule.server.models import get_model, list_models
 from ferrule.server.request_id import add_request_id
@@ -22,18 +25,24 @@ _MAX_BODY_BYTES = 100 * 1024 * 1024
 
 
 def create_service(
-    model: ServedModel, engine: EngineProtocol, *, metrics_prefix: str = "ferrule:"
+    model: ServedModel,
+    engine: EngineProtocol,
+    *,
+    lora_updates: LoraUpdates | None = None,
+    metrics_prefix: str = "ferrule:",
 ) -> Service:
     """What the routes share.
 
     Args:
         model: The text side.
         engine: Need not be ready yet; requests are answered 503 until it is.
+        lora_updates: Which adapters clients may load; None: they may change nothing.
         metrics_prefix: Goes before every metric's name; ``vllm:`` suits dashboards made for it.
     """
     return Service(
         model=model,
         engine=engine,
+        loras=ServedLoras(model, engine, lora_updates),
         metrics=Metrics(model.name, lambda: engine.stats, prefix=metrics_prefix),
         version=ferrule.__version__,
     )
@@ -47,6 +56,8 @@ def create_app(service: Service) -> Litestar:
             completions,
             list_models,
             get_model,
+            load_lora_adapter,
+            unload_lora_adapter,
             health,
             version,
             metrics,

@@ -47,10 +47,10 @@ async def chat_completions(
 
 
 def _prepare(service: Service, body: bytes) -> tuple[ChatRequest, Job]:
-    limits = service.limits()
+    service.check_ready()
     asked, plain = parse(body, ChatRequest)
-    service.check_model(asked.model)
-    model = service.model
+    model = service.named(asked.model)
+    limits = service.limits(model)
     tokens = render_chat(
         model,
         plain["messages"],
@@ -76,6 +76,7 @@ def _prepare(service: Service, body: bytes) -> tuple[ChatRequest, Job]:
         id=answer_id,
         service=service,
         model=asked.model,
+        served=model,
         completions=[
             Completion(one, model.tokenizer, skip_special_tokens=asked.skip_special_tokens)
             for one in requests
@@ -117,7 +118,7 @@ def _response(job: Job, answers: list[Answer], num_top: int) -> ChatResponse:
                 index=index,
                 message=AnswerMessage(content=answer.text),
                 logprobs=chat_logprobs(
-                    job.service.model.tokenizer, answer.tokens, answer.logprobs, num_top
+                    job.served.tokenizer, answer.tokens, answer.logprobs, num_top
                 ),
                 finish_reason=answer.finish_reason,
                 stop_reason=answer.stop_reason,

@@ -59,7 +59,7 @@ class ChatChunks:
             index=index,
             delta=MessageDelta(content=delta.text),
             logprobs=chat_logprobs(
-                self._job.service.model.tokenizer, delta.tokens, delta.logprobs, self._num_top
+                self._job.served.tokenizer, delta.tokens, delta.logprobs, self._num_top
             ),
             token_ids=delta.tokens if self._job.returns_token_ids else UNSET,
         )

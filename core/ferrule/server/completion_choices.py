@@ -116,7 +116,7 @@ class CompletionChoices:
         base = len(before.text) if before else 0
         prompt = completion.prompt_logprobs or [] if echo else []
         return completion_logprobs(
-            self._job.service.model.tokenizer,
+            self._job.served.tokenizer,
             [*(echo.tokens if echo else ()), *tokens],
             [*prompt, *logprobs],
             [*(echo.offsets if echo else ()), *(base + offset for offset in offsets)],

@@ -42,10 +42,10 @@ async def completions(
 
 
 def _prepare(service: Service, body: bytes) -> tuple[CompletionRequest, Job, CompletionChoices]:
-    limits = service.limits()
+    service.check_ready()
     asked, _ = parse(body, CompletionRequest)
-    service.check_model(asked.model)
-    model = service.model
+    model = service.named(asked.model)
+    limits = service.limits(model)
     n = 1 if asked.n is None else asked.n
     if asked.best_of not in (None, n):
         raise RequestError(
@@ -87,6 +87,7 @@ def _prepare(service: Service, body: bytes) -> tuple[CompletionRequest, Job, Com
         id=answer_id,
         service=service,
         model=asked.model,
+        served=model,
         completions=all_completions,
         n=n,
         includes_usage=asked.stream_options is not None and asked.stream_options.include_usage,

@@ -35,6 +35,30 @@ class ServerStoppingError(FerruleError):
     """The server is shutting down and the time for running requests is over."""
 
 
+class StatusError(RequestError):
+    """A request that is wrong in a way with a status of its own.
+
+    Args:
+        status: Of HTTP.
+        message: What was found and what was expected.
+        param: The field at fault.
+        code: Machine-readable.
+        hint: The next step.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, param=param, code=code, hint=hint)
+        self.status = status
+
+
 def exception_handlers() -> ExceptionHandlersMap:
     """The table that the application uses."""
     return {
@@ -115,6 +139,8 @@ def _sentences(error: FerruleError) -> str:
 
 def _status(error: FerruleError) -> int:
     match error:
+        case StatusError():
+            return error.status
         case ModelNotFoundError():
             return 404
         case RequestError():

@@ -14,6 +14,7 @@ from litestar import MediaType
 from litestar.response.base import ASGIResponse
 
 from ferrule.frontend.completion import Completion, Delta
+from ferrule.frontend.model import ServedModel
 from ferrule.server.errors import error_body
 from ferrule.server.event_stream import EventStream
 from ferrule.server.schema import Usage
@@ -34,6 +35,7 @@ class Job:
         id: Of the answer: ``chatcmpl-...`` or ``cmpl-...``.
         service: Where it runs.
         model: The name that the client used.
+        served: What it stands for.
         completions: ``n`` for each prompt.
         n: How many answers each prompt gets.
         includes_usage: Whether a stream ends with the usage.
@@ -44,6 +46,7 @@ class Job:
     id: str
     service: Service
     model: str
+    served: ServedModel
     completions: list[Completion]
     n: int = 1
     includes_usage: bool = False

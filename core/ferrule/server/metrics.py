@@ -103,9 +103,30 @@ class _Collector(Collector):
         yield self._gauge("num_requests_running", "Sequences being computed.", stats.running)
         yield self._gauge("num_requests_waiting", "Sequences waiting for a slot.", stats.waiting)
         yield self._gauge("kv_cache_usage_perc", "KV blocks in use, 0 to 1.", stats.kv_used)
+        if stats.lora_slots:
+            yield from self._loras(stats)
         yield from self._engine_totals(stats)
         yield self._finished()
         yield from self._histograms()
+
+    def _loras(self, stats: Stats) -> Iterator[Metric]:
+        yield self._gauge("lora_adapters", "Adapters that requests may name.", stats.loras_known)
+        placed, slots = stats.loras_placed, stats.lora_slots
+        yield self._gauge("lora_pool_slots_used", "Adapters on the device.", placed)
+        yield self._gauge("lora_pool_slots_total", "Adapters that fit on the device.", slots)
+        num_bytes = stats.lora_host_bytes
+        yield self._gauge("lora_host_bytes", "Bytes of adapters in host memory.", num_bytes)
+        yield self._gauge("lora_device_bytes", "Of the device's for them.", stats.lora_device_bytes)
+        yield self._counter(
+            "lora_placements",
+            "How often an adapter was brought to the device.",
+            stats.lora_placements_total,
+        )
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(self._prefix + name, text, labels=["model_name"])
+        family.add_metric([self._model_name], value)
+        return family
 
     def _engine_totals(self, stats: Stats) -> Iterator[Metric]:
         for name, text, value in (
@@ -122,9 +143,7 @@ class _Collector(Collector):
                 stats.host_seconds,
             ),
         ):
-            family = CounterMetricFamily(self._prefix + name, text, labels=["model_name"])
-            family.add_metric([self._model_name], value)
-            yield family
+            yield self._counter(name, text, value)
 
     def _finished(self) -> Metric:
         family = CounterMetricFamily(

@@ -87,13 +87,14 @@ class Usage(msgspec.Struct, kw_only=True):
 
 
 class ModelCard(msgspec.Struct, kw_only=True):
-    """One entry of the list of models."""
+    """One entry of the list of models; an adapter has a parent and comes from its root."""
 
     id: str
     object: str = "model"
     created: int
     owned_by: str = "ferrule"
     root: str
+    parent: str | None
     max_model_len: int | None
 
 

@@ -122,7 +122,9 @@ class HttpServer:
         """Starts the engine, then watches it; whatever goes wrong ends the server."""
         engine = self._service.engine
         try:
-            on_ready(await start())
+            info = await start()
+            self._service.loras.adopt(info.loras)
+            on_ready(info)
             while engine.status.state == "ready":
                 await asyncio.sleep(_WATCH_SECONDS)
             raise EngineDeadError(f"the engine has ended: {engine.status.cause}")

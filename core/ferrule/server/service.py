@@ -15,6 +15,7 @@ from ferrule.frontend.model import ServedModel
 from ferrule.frontend.prepare import limits_of
 from ferrule.frontend.stream import Batch, Inbox, stream
 from ferrule.server.errors import ServerStoppingError
+from ferrule.server.loras import ServedLoras
 from ferrule.server.metrics import Metrics
 
 
@@ -25,6 +26,7 @@ class Service:
     Attributes:
         model: Its text side.
         engine: Where it runs.
+        loras: Its adapters.
         metrics: What is counted.
         version: Of ferrule.
         running: Where the deltas of each HTTP request in progress arrive.
@@ -32,6 +34,7 @@ class Service:
 
     model: ServedModel
     engine: EngineProtocol
+    loras: ServedLoras
     metrics: Metrics
     version: str
     running: set[Inbox] = field(default_factory=set[Inbox])
@@ -41,8 +44,18 @@ class Service:
         """What answers carry as ``system_fingerprint``: equal seeds need equal fingerprints."""
         return f"ferrule-{self.version}"
 
-    def limits(self) -> Limits:
-        """The engine's bounds.
+    def limits(self, model: ServedModel) -> Limits:
+        """The engine's bounds for requests to a model or to an adapter of it.
+
+        Raises:
+            EngineStartingError: It is not ready yet.
+            EngineDeadError: It has ended.
+        """
+        self.check_ready()
+        return limits_of(self.engine.info, model)
+
+    def check_ready(self) -> None:
+        """Refuses to go on with an engine that takes no requests.
 
         Raises:
             EngineStartingError: It is not ready yet.
@@ -54,20 +67,23 @@ class Service:
         if status.state == "starting":
             stage = status.progress.stage if status.progress else "starting"
             raise EngineStartingError(f"the model is not ready yet: {stage}")
-        return limits_of(self.engine.info)
 
-    def check_model(self, name: str) -> None:
-        """Refuses a name that is not served.
+    def named(self, name: str) -> ServedModel:
+        """The model, or the adapter, of a name.
 
         Raises:
-            ModelNotFoundError: With the names that are.
+            ModelNotFoundError: It is not served; with the names that are.
         """
-        if name not in self.model.names:
-            raise ModelNotFoundError(
-                f"the model {name!r} is not served here; served: {', '.join(self.model.names)}",
-                param="model",
-                code="model_not_found",
-            )
+        if name in self.model.names:
+            return self.model
+        if name in self.loras.models:
+            return self.loras.models[name]
+        served = ", ".join((*self.model.names, *self.loras.models))
+        raise ModelNotFoundError(
+            f"the model {name!r} is not served here; served: {served}",
+            param="model",
+            code="model_not_found",
+        )
 
     async def run(self, completions: Sequence[Completion]) -> AsyncGenerator[Batch, None]:
         """Runs completions and counts them; see ``ferrule.frontend.stream.stream``.

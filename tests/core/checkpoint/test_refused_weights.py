@@ -36,8 +36,7 @@ def test_adapter_is_named_with_its_base_model(tmp_path):
     error = no_weights("./lora", tmp_path, ["adapter_config.json", "adapter_model.bin"])
     assert "LoRA adapter" in error.message
     assert "base model is org/base" in error.message
-    assert "from_pretrained('./lora').merge_and_unload()" in error.hint
-    assert "save_pretrained('./lora-merged')" in error.hint
+    assert "`ferrule merge org/base ./lora ./lora-merged`" in error.hint
 
 
 def test_adapter_without_a_named_base_is_still_an_adapter(tmp_path):

@@ -15,3 +15,4 @@ def _import_beside(name: str) -> None:
 
 
 _import_beside("fake_runner")
+_import_beside("fake_store")

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 from fake_runner import VOCAB_SIZE, FakePendingStep, FakeRunner, generate_alone, logprobs_of
+from fake_store import FakeStore, known_loras
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -37,6 +38,7 @@ class Served:
         max_length=200,
         enable_prefix_caching=True,
         runs_ahead=False,
+        loras=None,
     ):
         self.max_length = max_length
         self.pool = BlockPool(num_blocks)
@@ -56,6 +58,7 @@ class Served:
                 block_size=block_size,
                 enable_prefix_caching=enable_prefix_caching,
                 vocab_size=VOCAB_SIZE,
+                loras=loras,
             ),
             self.runner,
         )
@@ -368,7 +371,7 @@ def test_an_answer_is_found_again_as_the_next_prompts_prefix(serve):
 
 @pytest.mark.parametrize("other", [{"cache_salt": "b"}, {"lora": "b"}])
 def test_prefixes_are_not_shared_across_salts_and_adapters(serve, other):
-    served = serve()
+    served = serve(loras=known_loras(FakeStore(), "b"))
     served.run(request("first", range(16), max_tokens=1))
     served.run(request("second", range(16), max_tokens=1, **other))
     assert served.last("second").num_cached_tokens == 0

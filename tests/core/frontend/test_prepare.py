@@ -5,8 +5,9 @@ import pytest
 
 from ferrule.engine.limits import Limits
 from ferrule.errors import ContextLengthError, RequestError
+from ferrule.frontend.model import adapted_model
 from ferrule.frontend.prepare import limits_of, make_requests, tokenize
-from ferrule.plan import SamplingParams
+from ferrule.plan import LoraInfo, SamplingParams
 
 LIMITS = Limits(max_length=100, num_kv_tokens=1000, vocab_size=320)
 
@@ -22,8 +23,16 @@ def make(model, tokens=(2, 3), limits=LIMITS, request_id="r", sampling=None, **o
     )
 
 
-def test_limits_are_the_engines(engine):
-    assert limits_of(engine.info) == Limits(max_length=512, num_kv_tokens=256 * 16, vocab_size=320)
+def test_limits_are_the_engines(engine, model):
+    limits = Limits(max_length=512, num_kv_tokens=256 * 16, vocab_size=320)
+    assert limits_of(engine.info, model) == limits
+
+
+def test_an_adapter_may_have_tokens_of_its_own(engine, model):
+    adapted = adapted_model(
+        model, "a", LoraInfo(content="c", location="p", vocab_size=325), created=1
+    )
+    assert limits_of(engine.info, adapted).vocab_size == 325
 
 
 def test_text_gets_one_bos_and_ids_pass_through(model):
@@ -119,5 +128,6 @@ def test_sequence_that_no_cache_can_hold_is_refused_early(model):
 
 
 def test_salt_and_adapter_reach_the_engine(model):
-    request = make(model, cache_salt="tenant", lora="abc")[0]
+    adapted = adapted_model(model, "a", LoraInfo(content="abc", location="path"), created=1)
+    request = make(adapted, cache_salt="tenant")[0]
     assert (request.cache_salt, request.lora) == ("tenant", "abc")

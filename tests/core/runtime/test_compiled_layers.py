@@ -7,6 +7,7 @@ import shutil
 import sys
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,14 @@ from torch._dynamo.utils import counters
 from ferrule import ModelConfig, RopeConfig
 from ferrule.kernels.shared import SharedPrefix
 from ferrule.layers import Attention, AttentionSpec, Decoder, DecoderLayer, Linear, RMSNorm, rotate
+from ferrule.layers.lora import LoraMode, LoraPart, PoolSizes
 from ferrule.layers.weights import TakesWeights
 from ferrule.quantization.formats import FORMATS
 from ferrule.runtime.compiled_layers import MOST_GRAPHS, compile_layers
 from ferrule.runtime.kernel_attention import LayerAttend, Rows, attends
 from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.lora_adapter import PreparedLora
+from ferrule.runtime.lora_slots import LoraSlots
 
 CPU = torch.device("cpu")
 BLOCK, NUM_BLOCKS, MAX_BLOCKS = 4, 700, 3
@@ -314,6 +318,33 @@ def test_the_last_layer_gives_the_rows_that_are_asked_for_and_takes_no_further_g
     assert compile_layers(model, backend=graphs) == 3
     torch.testing.assert_close(compiled(4, 3, kept=kept), expected)
     torch.testing.assert_close(compiled(4, 3)[kept], expected)
+    assert len(graphs.found) == 1
+
+
+def test_steps_with_adapters_run_layers_as_they_are_and_others_keep_their_graph(graphs):
+    model = make(PlainLayer)
+    loras = LoraSlots(model, PoolSizes(num_slots=1, rank=4, dtype=torch.float32, device=CPU), 9)
+    kinds = {"self_attn.k_proj": (16, 24), "down": (24, 40)}
+    parts = {
+        f"model.layers.1.{kind}": LoraPart(a=torch.randn(4, num_in), b=torch.randn(num_out, 4))
+        for kind, (num_out, num_in) in kinds.items()
+    }
+    loras.allocate(parts.items())
+    lora = PreparedLora(content="c", parts=parts, mode=LoraMode.DELTAS, num_known_tokens=0)
+    for target, source in loras.place(0, lora):
+        target.copy_(source)
+    plain, compiled = Steps(model), Steps(model)
+    plain.tables = compiled.tables
+    wanted = np.array([0, -1, 0, -1, -1])
+    expected = plain(5)
+    with loras.using(wanted):
+        adapted = plain(5)
+    assert (adapted - expected).abs().amax(1).gt(1e-3).tolist() == (wanted == 0).tolist()
+    assert compile_layers(model, backend=graphs, lora=loras.state) == 3
+    for _ in range(2):
+        torch.testing.assert_close(compiled(5), expected, atol=1e-5, rtol=1e-5)
+        with loras.using(wanted):
+            torch.testing.assert_close(compiled(5), adapted)
     assert len(graphs.found) == 1
 
 

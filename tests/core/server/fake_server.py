@@ -15,11 +15,11 @@ import tokenizers
 import uvloop
 from tokenizers import decoders, models, pre_tokenizers
 
-from ferrule.engine.client import EngineStatus
 from ferrule.engine.messages import EngineInfo, Output, Progress, Stats
+from ferrule.engine.status import EngineStatus
 from ferrule.errors import EngineDeadError, FerruleError, OutOfMemoryError
 from ferrule.frontend.model import ServedModel
-from ferrule.plan import SamplingParams, TokenLogprobs
+from ferrule.plan import LoraInfo, SamplingParams, TokenLogprobs
 from ferrule.server.app import create_service
 from ferrule.server.listen import listen
 from ferrule.server.serve import HttpServer
@@ -113,6 +113,8 @@ class FakeEngine:
         self.cached = 0
         self.error = None
         self.tokens_per_output = 1
+        self.lora_errors = {}
+        self.unloaded = []
         self.delay = delay
         self._script = make_tokenizer().encode(recited, add_special_tokens=False)
 
@@ -128,6 +130,15 @@ class FakeEngine:
             self.running.discard(request.id)
             if not is_finished:
                 self.aborted.append(request.id)
+
+    async def load_lora(self, location):
+        if location in self.lora_errors:
+            raise self.lora_errors[location]
+        content = location.rpartition("/")[2]
+        return LoraInfo(content=content, location=location, report={"num_modules": 1})
+
+    async def unload_lora(self, content):
+        self.unloaded.append(content)
 
     async def stop(self):
         self.is_stopped = True

@@ -10,6 +10,8 @@ async def test_every_route_is_there(service):
         "/v1/completions",
         "/v1/models",
         "/v1/models/{model_id:path}",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
         "/health",
         "/version",
         "/metrics",

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from ferrule.engine.client import EngineStatus
 from ferrule.engine.messages import Progress
+from ferrule.engine.status import EngineStatus
 from ferrule.errors import EngineDeadError, EngineStartingError, RequestError, TokenizerError
 from ferrule.server.errors import ServerStoppingError, error_body
 

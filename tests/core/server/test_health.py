@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import ferrule
-from ferrule.engine.client import EngineStatus
 from ferrule.engine.messages import Progress
+from ferrule.engine.status import EngineStatus
 
 
 async def test_ready(client):

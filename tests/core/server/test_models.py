@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ferrule.engine.client import EngineStatus
+from ferrule.engine.status import EngineStatus
 
 
 async def test_every_name_is_listed(client):
@@ -13,6 +13,7 @@ async def test_every_name_is_listed(client):
         "created": 1700000000,
         "owned_by": "ferrule",
         "root": "fake",
+        "parent": None,
         "max_model_len": 512,
     }
 

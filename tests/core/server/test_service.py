@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from ferrule.engine.client import EngineStatus
 from ferrule.engine.messages import Progress, Request
+from ferrule.engine.status import EngineStatus
 from ferrule.errors import EngineDeadError, EngineStartingError, ModelNotFoundError
 from ferrule.frontend.completion import Completion
 from ferrule.plan import SamplingParams
@@ -50,17 +50,17 @@ async def test_end_all_ends_everything_also_without_the_engines_help(service, en
     assert engine.running == set()
 
 
-def test_limits_need_a_living_engine(service, engine):
-    assert service.limits().max_length == 512
+def test_limits_need_a_living_engine(service, engine, model):
+    assert service.limits(model).max_length == 512
     engine.status = EngineStatus(state="starting", progress=Progress("compiling"))
     with pytest.raises(EngineStartingError, match="compiling"):
-        service.limits()
+        service.limits(model)
     engine.die("out of memory")
     with pytest.raises(EngineDeadError, match="out of memory"):
-        service.limits()
+        service.limits(model)
 
 
 def test_only_served_names_pass(service):
-    service.check_model("org/fake")
+    assert service.named("org/fake") is service.model
     with pytest.raises(ModelNotFoundError, match="served: fake, org/fake"):
-        service.check_model("FAKE")
+        service.named("FAKE")

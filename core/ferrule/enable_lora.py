@@ -1,0 +1,139 @@
+"""Makes room for adapters beside a loaded model and reads those that are named at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ferrule.engine.loras import Loras
+from ferrule.engine.messages import Progress
+from ferrule.engine.options import EngineOptions
+from ferrule.errors import OptionError, OutOfMemoryError
+from ferrule.layers.lora import PoolSizes
+from ferrule.lora import Adapter, Base, open_adapter
+from ferrule.plan import LoraInfo
+from ferrule.runtime.lora_slots import LoraSlots
+from ferrule.runtime.lora_store import LoraStore
+
+_DEFAULT_RANK = 64
+_DEFAULT_SLOTS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnabledLora:
+    """What serving adapters takes; all of it is nothing without.
+
+    Attributes:
+        slots: The device's room.
+        store: Reads adapters and fills the room.
+        infos: Those read at the start, by name.
+        rank: The most of an adapter.
+        num_added_rows: Rows that the logits have beyond the model's vocabulary.
+    """
+
+    slots: LoraSlots | None = None
+    store: LoraStore | None = None
+    infos: Mapping[str, LoraInfo] = field(default_factory=dict[str, LoraInfo])
+    rank: int = 0
+    num_added_rows: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """That the device keeps for adapters."""
+        return 0 if self.slots is None else self.slots.num_bytes
+
+    def known(self) -> Loras:
+        """The engine's side of it."""
+        loras = Loras(self.store)
+        for info in self.infos.values():
+            loras.add(info.content)
+        return loras
+
+
+def enable_lora(
+    options: EngineOptions,
+    base: Base,
+    model: nn.Module,
+    *,
+    max_batch_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> EnabledLora:
+    """Reads the adapters that options name and makes room for them.
+
+    Args:
+        options: What was asked for.
+        base: The model, for adapters to be held against.
+        model: The same, loaded.
+        max_batch_size: Sequences that run together.
+        dtype: Of activations.
+        device: Where the model is.
+        report: Told of each adapter.
+
+    Raises:
+        FerruleError: An adapter cannot be served, or the room for them is not there.
+    """
+    if not options.enable_lora:
+        return EnabledLora()
+
+    def read(location: str) -> Adapter:
+        return open_adapter(location, base=base)
+
+    adapters: dict[str, Adapter] = {}
+    for name, location in options.lora_paths:
+        report(Progress(stage="reading adapters", detail=f"{name} from {location}"))
+        adapters[name] = read(location)
+    sizes = PoolSizes(
+        num_slots=options.max_loras or _num_slots(options, adapters),
+        rank=_rank(options, adapters),
+        dtype=dtype,
+        device=device,
+    )
+    slots = LoraSlots(model, sizes, max_batch_size)
+    vocab_size = base.match.config.vocab_size
+    num_rows = max((adapter.vocab_size for adapter in adapters.values()), default=0)
+    num_added_rows = max(num_rows - vocab_size, 0)
+    store = LoraStore(
+        slots,
+        read,
+        num_on_host=options.max_cpu_loras,
+        vocab_size=vocab_size,
+        num_added_rows=num_added_rows,
+    )
+    try:
+        if options.enable_lora_updates:
+            slots.allocate_linears()
+        infos = {name: store.load_now(adapter) for name, adapter in adapters.items()}
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"The memory of {device} has no room for {sizes.num_slots} adapters of rank "
+            f"{sizes.rank}.",
+            hint="Lower --max-loras or --max-lora-rank.",
+        ) from error
+    return EnabledLora(
+        slots=slots, store=store, infos=infos, rank=sizes.rank, num_added_rows=num_added_rows
+    )
+
+
+def _num_slots(options: EngineOptions, adapters: Mapping[str, Adapter]) -> int:
+    if options.enable_lora_updates:
+        return _DEFAULT_SLOTS
+    return min(max(len(adapters), 1), _DEFAULT_SLOTS)
+
+
+def _rank(options: EngineOptions, adapters: Mapping[str, Adapter]) -> int:
+    """What was asked for, or the most of the adapters given."""
+    largest = max((adapter.rank for adapter in adapters.values()), default=_DEFAULT_RANK)
+    if options.max_lora_rank is None:
+        return max(largest, 1)
+    if adapters and largest > options.max_lora_rank:
+        name = next(name for name, adapter in adapters.items() if adapter.rank == largest)
+        raise OptionError(
+            f"--max-lora-rank is {options.max_lora_rank}, and {name} has rank {largest}.",
+            hint=f"Take --max-lora-rank {largest}, or leave the flag out.",
+        )
+    return options.max_lora_rank
