@@ -117,7 +117,7 @@ class KernelRunner:
         mixed = [partial(self.mixed.capture, shape) for shape in shapes]
         decode = [partial(self.graphs.capture, GraphKey(size)) for size in sizes]
         jobs = [*mixed[:2], *decode, *mixed[2:]]
-        if self.loras is not None and self.loras.num_bytes:
+        if self.loras is not None and self.loras.version:
             jobs += [partial(self.mixed.capture, self.mixed.with_lora(shape)) for shape in shapes]
             keys = [GraphKey(size, lora=LoraMode.DELTAS) for size in sizes]
             jobs += [partial(self.graphs.capture, key) for key in keys]
@@ -137,6 +137,7 @@ class KernelRunner:
     @torch.inference_mode()
     def use_idle_time(self) -> bool:
         """Captures a graph that steps would capture when they first need it."""
+        self._follow_loras()
         if self.graphs.pool is None or not _has_room(self.device):
             return False
         sizes, shapes = self.graphs.missing(), self.mixed.missing()
@@ -177,9 +178,11 @@ class KernelRunner:
         return self._run_mixed(plan.chunks)
 
     def _follow_loras(self) -> None:
-        """Lets go of graphs in which a layer lacks what an adapter has since brought to it."""
+        """Lets go of graphs, once they have run, in which a layer lacks what it now has to do."""
         if self.loras is not None and self.loras.version != self._lora_version:
             self._lora_version = self.loras.version
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self.graphs.drop_lora()
             self.mixed.drop_lora()
 
@@ -265,15 +268,12 @@ class KernelRunner:
         found: dict[int, tuple[list[Described], int]] = {}
         for i, chunk in enumerate(chunks):
             params = self.sampling.params[chunk.slot]
-            if (
-                params is None
-                or params.prompt_logprobs is None
-                or not self._describes_prompt(chunk)
-            ):
+            num_top = None if params is None else params.prompt_logprobs
+            if num_top is None or not self._describes_prompt(chunk):
                 continue
             end = min(chunk.start + chunk.num_tokens, self.sampling.num_prompt[chunk.slot] - 1)
             parts = self._describe_prompt(chunk, end, hidden[spans[i]])
-            found[i] = (parts, params.prompt_logprobs)
+            found[i] = (parts, num_top)
         return found
 
     def _describes_prompt(self, chunk: Chunk) -> bool:

@@ -118,7 +118,7 @@ class MixedGraphs:
     def missing(self) -> list[Shape]:
         """Shapes without a graph that steps will take, the likeliest first."""
         likely = likely_shapes(max_tokens=self._max_tokens, num_slots=self._num_slots)
-        if self._loras is not None and self._loras.num_bytes:
+        if self._loras is not None and self._loras.version:
             likely += [self.with_lora(shape) for shape in likely]
         return [shape for shape in likely if shape not in self._graphs]
 
