@@ -175,7 +175,7 @@ def test_adapters_come_and_go_without_leaving_anything(smollm2, adapters, golden
         llm.unload_lora("guest")
         gc.collect()
         sizes.append(torch.cuda.memory_allocated())
-    assert sizes[-1] == sizes[2], sizes
+    assert abs(sizes[-1] - sizes[2]) < 1 << 20, sizes
 
 
 @pytest.mark.parametrize("size", [16, 64])

@@ -51,15 +51,15 @@ class InProcess:
         """Runs a request to its end; one that the model cannot take is a failure.
 
         Args:
-            request: What to generate; a name that is no adapter's means the model.
+            request: What to generate; its model's name does not matter.
             tally: Counts tokens as they come.
         """
         sampling = SamplingParams(
             temperature=self._temperature, max_tokens=request.prompt.max_tokens, ignore_eos=True
         )
         start = time.perf_counter()
+        model = self._llm.model
         try:
-            model = self._llm.named(request.model)
             (made,) = make_requests(
                 model,
                 limits_of(self._llm.info, model),

@@ -90,9 +90,8 @@ class DecodeGraphs:
         self._slots = slots
         self._sampling = sampling
         self._most = slots.padding_slot
-        # Which slot each row of the batch is and how much of it is shared, and the slot and length
-        # of what is; sent when the batch has changed.
-        # Behind them, the chunks of rows with adapters.
+        # Which slot each row of the batch is and how much of it is shared, the slot and length of
+        # what is, and the chunks of rows with adapters; sent when the batch has changed.
         self._loras = loras
         self._num_chunks = num_chunks(self._most, loras.sizes.num_slots) if loras else 0
         self._chunk_size = chunk_size(self._most)
@@ -126,7 +125,7 @@ class DecodeGraphs:
         least = 2 if shares else 1
         sizes = {graph_size(num_rows, self._most) for num_rows in range(least, self._most + 1)}
         keys = [GraphKey(size, shares=shares) for size in sorted(sizes)]
-        if self._loras is not None and self._loras.num_bytes:
+        if self._loras is not None and self._loras.version:
             keys += [key._replace(lora=LoraMode.DELTAS) for key in keys]
         return [key for key in keys if key not in self._graphs]
 

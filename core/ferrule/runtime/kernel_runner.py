@@ -18,12 +18,12 @@ from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kv_cache import KVCache
 from ferrule.runtime.lora_slots import LoraSlots, widened
-from ferrule.runtime.memory import PROMPT_LOGITS_ROWS
 from ferrule.runtime.mixed_batch import MixedBatch, Shape
 from ferrule.runtime.mixed_graphs import MixedGraphs, padded_shape
 from ferrule.runtime.model import Model
 from ferrule.runtime.packet import send
 from ferrule.runtime.pending_tokens import PendingTokens, described_to_host, to_host
+from ferrule.runtime.prompt_logprobs import PromptLogprobs
 from ferrule.runtime.shared_blocks import SharedBlocks, find_shared
 from ferrule.runtime.slots import Slots
 
@@ -88,6 +88,7 @@ class KernelRunner:
         )
         self.loras = loras
         self._lora_version = 0 if loras is None else loras.version
+        self._prompts = PromptLogprobs(self.sampling, self.slots, self._logits_of_one)
         self._looked_at: tuple[int, list[int]] = (0, [])
         self._shared: SharedBlocks | None = None
         pool = GraphPool() if captures else None
@@ -118,7 +119,7 @@ class KernelRunner:
         mixed = [partial(self.mixed.capture, shape) for shape in shapes]
         decode = [partial(self.graphs.capture, GraphKey(size)) for size in sizes]
         jobs: list[Callable[[], None]] = [*mixed[:2], *decode, *mixed[2:]]
-        if self.loras is not None and self.loras.num_bytes:
+        if self.loras is not None and self.loras.version:
             jobs += [partial(self.mixed.capture, self.mixed.with_lora(shape)) for shape in shapes]
             keys = [GraphKey(size, lora=LoraMode.DELTAS) for size in sizes]
             jobs += [partial(self.graphs.capture, key) for key in keys]
@@ -138,6 +139,7 @@ class KernelRunner:
     @torch.inference_mode()
     def use_idle_time(self) -> bool:
         """Captures a graph that steps would capture when they first need it."""
+        self._follow_loras()
         if self.graphs.pool is None or not _has_room(self.device):
             return False
         captures = self._missing()
@@ -147,13 +149,15 @@ class KernelRunner:
 
     def _missing(self) -> list[Callable[[], None]]:
         """Captures of the graphs that are not there yet, the likeliest first."""
-        keys, shapes = self.graphs.missing(), self.mixed.missing()
         captures: list[Callable[[], None]] = []
-        captures += [partial(self.graphs.capture, key, is_known=True) for key in keys]
-        captures += [partial(self.mixed.capture, shape, is_known=True) for shape in shapes]
-        keys, shapes = self.graphs.missing(shares=True), self.mixed.missing(shares=True)
-        captures += [partial(self.graphs.capture, key) for key in keys]
-        captures += [partial(self.mixed.capture, shape) for shape in shapes]
+        for shares in (False, True):
+            # Kernels of plain steps have run in the warm-up.
+            for key in self.graphs.missing(shares=shares):
+                is_known = not (shares or key.lora)
+                captures.append(partial(self.graphs.capture, key, is_known=is_known))
+            for shape in self.mixed.missing(shares=shares):
+                is_known = not (shares or shape.lora)
+                captures.append(partial(self.mixed.capture, shape, is_known=is_known))
         return captures
 
     @torch.inference_mode()
@@ -187,9 +191,11 @@ class KernelRunner:
         return self._run_mixed(plan.chunks)
 
     def _follow_loras(self) -> None:
-        """Lets go of graphs in which a layer lacks what an adapter has since brought to it."""
+        """Lets go of graphs, once they have run, in which a layer lacks what it now has to do."""
         if self.loras is not None and self.loras.version != self._lora_version:
             self._lora_version = self.loras.version
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self.graphs.drop_lora()
             self.mixed.drop_lora()
 
@@ -212,10 +218,10 @@ class KernelRunner:
 
     def _run_mixed(self, chunks: Sequence[Chunk]) -> PendingTokens:
         batch = MixedBatch(chunks, self.slots, self.loras)
-        is_described = any(self._describes_prompt(chunk) for chunk in chunks)
+        is_described = any(self._prompts.wants(chunk) for chunk in chunks)
         computed = self.mixed.run(batch, wants_all=is_described)
         inputs = computed.inputs
-        prompts = self._describe_prompts(chunks, batch.spans, computed.hidden)
+        prompts = self._prompts.of(chunks, batch.spans, computed.hidden)
         slots = [chunk.slot for chunk in chunks if chunk.samples]
         if not slots:
             nothing = torch.empty(0, dtype=torch.int64, device=self.device)
@@ -234,6 +240,10 @@ class KernelRunner:
         described = describe(logits, tokens) if needs.logprobs else None
         self.device_slots.last_tokens.index_copy_(0, owners, tokens)
         return self._pending(slots, Sampled(tokens=tokens, described=described), prompts)
+
+    def _logits_of_one(self, slot: int, hidden: Tensor) -> Tensor:
+        with self._applying([slot] * len(hidden)):
+            return self.model.logits(hidden)
 
     def _applying(
         self, slots: Sequence[int], rows: LoraRows | None = None
@@ -267,43 +277,6 @@ class KernelRunner:
         return PendingTokens(
             tokens=tokens, event=event, described=described, wanted=wanted, prompts=prompts
         )
-
-    def _describe_prompts(
-        self, chunks: Sequence[Chunk], spans: Sequence[slice], hidden: Tensor
-    ) -> dict[int, tuple[list[Described], int]]:
-        """For each chunk of a prompt that is to be described: its next tokens."""
-        found: dict[int, tuple[list[Described], int]] = {}
-        for i, chunk in enumerate(chunks):
-            params = self.sampling.params[chunk.slot]
-            if (
-                params is None
-                or params.prompt_logprobs is None
-                or not self._describes_prompt(chunk)
-            ):
-                continue
-            end = min(chunk.start + chunk.num_tokens, self.sampling.num_prompt[chunk.slot] - 1)
-            parts = self._describe_prompt(chunk, end, hidden[spans[i]])
-            found[i] = (parts, params.prompt_logprobs)
-        return found
-
-    def _describes_prompt(self, chunk: Chunk) -> bool:
-        """Whether a chunk has tokens of a prompt before others that are to be described."""
-        params = self.sampling.params[chunk.slot]
-        is_wanted = params is not None and params.prompt_logprobs is not None
-        return is_wanted and chunk.start < self.sampling.num_prompt[chunk.slot] - 1
-
-    def _describe_prompt(self, chunk: Chunk, end: int, hidden: Tensor) -> list[Described]:
-        """A chunk's next tokens, some rows at a time: logits of all would not fit."""
-        parts: list[Described] = []
-        for first in range(chunk.start, end, PROMPT_LOGITS_ROWS):
-            last = min(first + PROMPT_LOGITS_ROWS, end)
-            rows = hidden[first - chunk.start : last - chunk.start]
-            with self._applying([chunk.slot] * len(rows)):
-                logits = self.model.logits(rows)
-            following = self.slots.tokens[chunk.slot, first + 1 : last + 1]
-            tokens = torch.from_numpy(following.copy()).to(self.device)
-            parts.append(described_to_host(describe(logits, tokens)))
-        return parts
 
 
 def _has_room(device: torch.device) -> bool:

@@ -124,7 +124,7 @@ class MixedGraphs:
         """
         likely = likely_shapes(max_tokens=self._max_tokens, num_slots=self._num_slots)
         shapes = [replace(shape, shares=shares) for shape in likely]
-        if self._loras is not None and self._loras.num_bytes:
+        if self._loras is not None and self._loras.version:
             shapes += [self.with_lora(shape) for shape in shapes]
         return [shape for shape in shapes if shape not in self._graphs]
 

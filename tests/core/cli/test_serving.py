@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from ferrule.cli.progress import start_display
 from ferrule.cli.server_flags import server_flags
-from ferrule.cli.serving import model_name, serve_model
+from ferrule.cli.serving import beneath_adapter, model_name, serve_model
 from ferrule.engine.options import EngineOptions
 from ferrule.errors import FerruleError
 
@@ -57,3 +60,20 @@ def test_a_missing_tokenizer_is_a_warning(tiny_llama, warnings_of):
     (warning,) = warnings_of()
     assert "no tokenizer" in warning
     assert "return_token_ids" in warning
+
+
+def test_an_adapter_by_itself_is_served_over_its_base(tiny_llama):
+    folder = tiny_llama.with_name("tuned")
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_llama)}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "adapter_model.safetensors").touch()
+    asked = EngineOptions(model=str(folder), lora_paths=(("other", "elsewhere"),))
+    with start_display() as display:
+        options, name = beneath_adapter(asked, display)
+        assert (options.model, name, options.enable_lora) == (str(tiny_llama), "tiny-llama", True)
+        assert options.lora_paths == (("tuned", str(folder)), ("other", "elsewhere"))
+        options, name = beneath_adapter(asked, display, name="mine")
+        assert (options.lora_paths[0], name) == (("mine", str(folder)), "tiny-llama")
+        plain = EngineOptions(model=str(tiny_llama))
+        assert beneath_adapter(plain, display, name="n") == (plain, "n")
