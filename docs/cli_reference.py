@@ -128,6 +128,8 @@ def _kind(parameter: inspect.Parameter) -> Any:
 
 def _default(parameter: inspect.Parameter) -> str:
     value = parameter.default
+    if value is inspect.Parameter.empty:
+        return "required"
     if value is None:
         return ""
     if isinstance(value, bool):

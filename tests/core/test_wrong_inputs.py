@@ -144,7 +144,7 @@ def test_a_cache_that_does_not_fit_says_what_would(tiny_llama):
 
 
 def test_weights_that_do_not_fit_say_so_before_they_are_read(tiny_llama, monkeypatch):
-    monkeypatch.setattr("ferrule.build.free_memory", lambda device: 1024)
+    monkeypatch.setattr("ferrule.weight_memory.free_memory", lambda device: 1024)
     said = refused(OutOfMemoryError, tiny_llama)
     assert "The weights need" in said
     assert "0 MiB are free on cpu" in said

