@@ -14,7 +14,7 @@ from torch import nn
 from ferrule.batch_limits import BatchLimits, batch_limits
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.compile_ahead import start_compiling
-from ferrule.enable_lora import enable_lora
+from ferrule.enable_lora import NamedAdapters, enable_lora, read_adapters
 from ferrule.engine.block_pool import BlockPool
 from ferrule.engine.engine import Engine
 from ferrule.engine.messages import EngineInfo, Progress
@@ -70,6 +70,7 @@ def build_engine(
     options = settle_copies(options, chosen, dtype, device)
     has_copies, tensors = options.gguf_resident_copy == "on", chosen.checkpoint.tensors
     check_weights_fit(tensors, dtype, device, has_copies=has_copies)
+    adapters = read_adapters(options, Base(match=chosen, plugins=plugins), report)
     made_of = (dtype, batch_limits(options, device), has_copies)
     num_bytes = weight_bytes(tensors, dtype, device, has_copies=has_copies)
     with start_compiling(options, chosen, made_of, device, num_bytes) as ahead:
@@ -82,7 +83,7 @@ def build_engine(
         # What it takes of the device's memory must be free before the cache takes the rest.
         ahead.wait(lambda: report(Progress(stage="compiling kernels")))
     # That a plugin's module is a Model shows at its first call.
-    built = _assemble(options, chosen, plugins, cast("Model", module), dtype, device, report)
+    built = _assemble(options, chosen, adapters, cast("Model", module), dtype, device, report)
     ahead.remember()
     return built
 
@@ -174,7 +175,7 @@ def _load(
 def _assemble(
     options: EngineOptions,
     chosen: Match,
-    plugins: Plugins,
+    adapters: NamedAdapters,
     model: Model,
     dtype: torch.dtype,
     device: torch.device,
@@ -184,12 +185,11 @@ def _assemble(
     limits = batch_limits(options, device)
     loras = enable_lora(
         options,
-        Base(match=chosen, plugins=plugins),
+        adapters,
         cast("nn.Module", model),
         max_batch_size=limits.num_sequences,
         dtype=dtype,
         device=device,
-        report=report,
     )
     reserve = step_bytes(options, config, limits, dtype, device)
     tensors, has_copies = chosen.checkpoint.tensors, options.gguf_resident_copy == "on"

@@ -1,4 +1,4 @@
-"""Makes room for adapters beside a loaded model and reads those that are named at the start."""
+"""Reads the adapters that are named at the start, and makes room for them beside a model."""
 
 from __future__ import annotations
 
@@ -53,43 +53,73 @@ class EnabledLora:
         return loras
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedAdapters:
+    """The adapters that options name, read and held against the model, which may lack weights yet.
+
+    Attributes:
+        base: The model's headers.
+        by_name: The adapters.
+        rank: Room for the low-rank products of each.
+    """
+
+    base: Base
+    by_name: Mapping[str, Adapter]
+    rank: int
+
+
+def read_adapters(
+    options: EngineOptions, base: Base, report: Callable[[Progress], None] = lambda _: None
+) -> NamedAdapters:
+    """Reads them; before the model's weights are loaded, which takes longer.
+
+    Args:
+        options: What was asked for.
+        base: The model, for adapters to be held against.
+        report: Told of each adapter.
+
+    Raises:
+        FerruleError: An adapter cannot be served.
+    """
+    adapters: dict[str, Adapter] = {}
+    for name, location in options.lora_paths if options.enable_lora else ():
+        report(Progress(stage="reading adapters", detail=f"{name} from {location}"))
+        adapters[name] = open_adapter(location, base=base)
+    return NamedAdapters(base=base, by_name=adapters, rank=_rank(options, adapters))
+
+
 def enable_lora(
     options: EngineOptions,
-    base: Base,
+    named: NamedAdapters,
     model: nn.Module,
     *,
     max_batch_size: int,
     dtype: torch.dtype,
     device: torch.device,
-    report: Callable[[Progress], None] = lambda _: None,
 ) -> EnabledLora:
-    """Reads the adapters that options name and makes room for them.
+    """Makes room for adapters beside a loaded model, and puts those that are named into it.
 
     Args:
         options: What was asked for.
-        base: The model, for adapters to be held against.
-        model: The same, loaded.
+        named: Those that options name.
+        model: Loaded.
         max_batch_size: Sequences that run together.
         dtype: Of activations.
         device: Where the model is.
-        report: Told of each adapter.
 
     Raises:
-        FerruleError: An adapter cannot be served, or the room for them is not there.
+        FerruleError: The room is not there, or the layers cannot do what an adapter wants.
     """
     if not options.enable_lora:
         return EnabledLora()
+    base, adapters = named.base, named.by_name
 
     def read(location: str) -> Adapter:
         return open_adapter(location, base=base)
 
-    adapters: dict[str, Adapter] = {}
-    for name, location in options.lora_paths:
-        report(Progress(stage="reading adapters", detail=f"{name} from {location}"))
-        adapters[name] = read(location)
     sizes = PoolSizes(
         num_slots=options.max_loras or _num_slots(options, adapters),
-        rank=_rank(options, adapters),
+        rank=named.rank,
         dtype=dtype,
         device=device,
     )

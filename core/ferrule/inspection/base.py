@@ -1,4 +1,4 @@
-"""The base model of an adapter, opened for reading."""
+"""A model, opened and matched; also as the base of an adapter."""
 
 from __future__ import annotations
 

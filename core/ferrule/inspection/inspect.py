@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ferrule.adapter import Rows
-from ferrule.checkpoint.open import Progress, open_checkpoint
+from ferrule.checkpoint.open import Progress
 from ferrule.engine.options import EngineOptions
+from ferrule.inspection.base import open_base
 from ferrule.inspection.choices import choices, not_chosen
 from ferrule.inspection.memory import needed_memory
 from ferrule.inspection.report import AttentionLayer, Destination, Inspection
 from ferrule.layers.rope import Rope
 from ferrule.loading import Accounting, account, build
-from ferrule.matching import Match, match
+from ferrule.matching import Match
 from ferrule.model_config import ModelConfig, RopeConfig
 from ferrule.plugins import Plugins
 from ferrule.runtime.device import resolve_device, resolve_dtype
@@ -39,20 +39,8 @@ def inspect_checkpoint(
         FerruleError: The checkpoint cannot be opened, or nothing matches it. Tensors that do not
             fit the model are part of the report.
     """
-    plugins = Plugins.installed([Path(file) for file in options.plugins])
-    checkpoint = open_checkpoint(
-        options.model,
-        weight_path=options.weight_path,
-        quantization_encoding=options.quantization_encoding,
-        progress=progress,
-    )
-    chosen = match(
-        checkpoint,
-        plugins,
-        architecture=options.architecture,
-        weight_adapter=options.weight_adapter,
-    )
-    return _report(chosen, plugins, options, context)
+    base = open_base(options, progress=progress)
+    return _report(base.match, base.plugins, options, context)
 
 
 def _report(
