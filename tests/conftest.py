@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 
 DATA = Path(__file__).parent / "data"
@@ -21,6 +22,13 @@ DATA = Path(__file__).parent / "data"
 # Two threads that wait for each other a hundred times a token are many times slower than one as
 # soon as anything else wants a core. Set before torch is imported, and inherited by servers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# How long an example takes says more of what else the machine does than of the code.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
