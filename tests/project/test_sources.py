@@ -26,6 +26,7 @@ WITHOUT_MIRROR = {
     "core/ferrule/kernels/heads.py": "for kernels: test_paged_decode.py and test_rotate_write.py",
     "core/ferrule/kernels/parts.py": "tests/core/kernels/test_paged_decode.py joins parts",
     "core/ferrule/kernels/follow.py": "only a Hopper device runs it: tests/gpu/test_kernels.py",
+    "core/ferrule/kernels/product_tile.py": "for kernels: test_skinny.py and test_packed.py",
     "core/ferrule/kernels/span.py": "for kernels: test_paged_decode.py and test_shared_prefix.py",
     "core/ferrule/kernels/shared.py": "a dataclass without behaviour",
     "core/ferrule/kernels/planes.py": "for kernels: test_dequantize.py and test_packed.py",

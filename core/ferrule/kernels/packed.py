@@ -22,7 +22,13 @@ from ferrule.kernels.overlap import shared_memory
 from ferrule.kernels.packed_tiles import PackedTiles
 from ferrule.kernels.plane_layout import TILE, PlaneLayout, Planes
 from ferrule.kernels.planes import chunk_codes, chunk_scales, chunk_tops, field
-from ferrule.kernels.skinny import counters_of, gated_pair, matrix_rows
+from ferrule.kernels.product_tile import (
+    counters_of,
+    hand_over,
+    matrix_rows,
+    store_tile,
+    take_over,
+)
 from ferrule.kernels.unpack import scaled_codes
 
 
@@ -110,38 +116,15 @@ def _packed_kernel(
                         ones = tl.full([BLOCK_N, GROUP], 1.0, TYPE)
                         total -= tl.dot(ones, b, input_precision=PRECISION) * m[:, None]
     if SPLITS > 1:
-        place = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + member[None, :]
-        size: tl.constexpr = BLOCK_N * BLOCK_M
-        tl.store(partials + (tile * SPLITS + split) * size + place, total)
-        # All threads' stores come before the count that announces them.
-        tl.debug_barrier()
-        arrived = tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu")
+        arrived = hand_over(total, partials, counters, tile, split, BLOCK_M, BLOCK_N, SPLITS)
         if arrived < SPLITS - 1:
             return
-        tl.debug_barrier()
-        total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-        for other in tl.static_range(SPLITS):
-            theirs = partials + (tile * SPLITS + other) * size
-            total += tl.load(theirs + place, cache_modifier=".cg")
-        tl.store(counters + tile, 0)
+        total = take_over(partials, counters, tile, BLOCK_M, BLOCK_N, SPLITS)
     if HAS_BIAS:
         total += tl.load(bias + row).to(tl.float32)[:, None]
-    if GATED:
-        pairs = tl.permute(tl.reshape(total, [BLOCK_N // 2, 2, BLOCK_M]), (0, 2, 1))
-        gate, up = tl.split(pairs)
-        at = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
-        tl.store(
-            out + member[None, :] * out_stride + at[:, None],
-            gated_pair(gate, up, out.dtype.element_ty),
-            mask=is_member & (at < num_out // 2)[:, None],
-        )
-    else:
-        at = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        place = member[None, :] * out_stride + at[:, None]
-        inside = is_member & (at < num_out)[:, None]
-        if ADDS:
-            total += tl.load(added + place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
+    store_tile(
+        total, added, out, out_stride, tile, num_rows, num_out, BLOCK_M, BLOCK_N, GATED, ADDS
+    )
 
 
 def packed_product(

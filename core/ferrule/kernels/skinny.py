@@ -15,8 +15,6 @@ than equal shares would: a stream-K version was slower in every shape (docs/desi
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
@@ -24,24 +22,15 @@ from torch import Tensor
 
 from ferrule.kernels.follow import follow
 from ferrule.kernels.overlap import launch_options, shared_memory
+from ferrule.kernels.product_tile import (
+    counters_of,
+    gated_pair,
+    hand_over,
+    matrix_rows,
+    store_tile,
+    take_over,
+)
 from ferrule.kernels.tiles import Tiles
-
-
-@triton.jit
-def matrix_rows(tile, num_out, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
-    """Rows of the matrix that a tile takes; gated: a gate row and its up row in turn."""
-    row = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    if GATED:
-        row = row // 2 + (row % 2) * (num_out // 2)
-    # Rows past the end read the last one again: a mask would cost in every step.
-    return tl.minimum(row, num_out - 1)
-
-
-@triton.jit
-def gated_pair(gate, up, TYPE: tl.constexpr):
-    """``silu(gate) * up``, rounded where separate kernels would round."""
-    gate = gate.to(TYPE).to(tl.float32)
-    return (gate / (1 + tl.exp(-gate))).to(TYPE) * up.to(TYPE)
 
 
 @triton.jit
@@ -135,39 +124,16 @@ def _skinny_kernel(
             b = tl.load(b_at, mask=is_member & inside[:, None], other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
     if SPLITS > 1:
-        place = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + member[None, :]
-        size: tl.constexpr = BLOCK_N * BLOCK_M
-        tl.store(partials + (tile * SPLITS + split) * size + place, total)
-        # All threads' stores come before the count that announces them.
-        tl.debug_barrier()
-        arrived = tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu")
+        arrived = hand_over(total, partials, counters, tile, split, BLOCK_M, BLOCK_N, SPLITS)
         if arrived < SPLITS - 1:
             return
-        tl.debug_barrier()
-        total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-        for other in tl.static_range(SPLITS):
-            theirs = partials + (tile * SPLITS + other) * size
-            total += tl.load(theirs + place, cache_modifier=".cg")
-        tl.store(counters + tile, 0)
+        total = take_over(partials, counters, tile, BLOCK_M, BLOCK_N, SPLITS)
     if HAS_BIAS:
         total += tl.load(bias + row).to(tl.float32)[:, None]
-    if GATED:
-        pairs = tl.permute(tl.reshape(total, [BLOCK_N // 2, 2, BLOCK_M]), (0, 2, 1))
-        gate, up = tl.split(pairs)
-        width = num_out // 2
-        at = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
-        tl.store(
-            out + member[None, :] * width + at[:, None],
-            gated_pair(gate, up, out.dtype.element_ty),
-            mask=is_member & (at < width)[:, None],
-        )
-    else:
-        at = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        place = member[None, :] * num_out + at[:, None]
-        inside = is_member & (at < num_out)[:, None]
-        if ADDS:
-            total += tl.load(added + place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
+    out_stride = num_out // 2 if GATED else num_out
+    store_tile(
+        total, added, out, out_stride, tile, num_rows, num_out, BLOCK_M, BLOCK_N, GATED, ADDS
+    )
 
 
 def skinny_product(
@@ -250,9 +216,3 @@ def _fitting_stages(tiles: Tiles, num_rows: int, x: Tensor) -> int:
     rows = tiles.block_n + max(16, triton.next_power_of_2(num_rows))
     room = shared_memory(x.device) // (rows * tiles.block_k * x.element_size())
     return max(1, min(tiles.num_stages, room))
-
-
-@lru_cache
-def counters_of(device: torch.device, size: int) -> Tensor:
-    """How many programs of a tile are done; every launch leaves zeros."""
-    return torch.zeros(size, dtype=torch.int32, device=device)
