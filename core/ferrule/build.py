@@ -191,10 +191,9 @@ def _assemble(
         dtype=dtype,
         device=device,
     )
-    reserve = step_bytes(options, config, limits, dtype, device)
     tensors, has_copies = chosen.checkpoint.tensors, options.gguf_resident_copy == "on"
-    if not has_copies:
-        reserve += scratch_bytes(tensors, dtype, device)
+    reserve = step_bytes(options, config, limits, dtype, device)
+    reserve += 0 if has_copies else scratch_bytes(tensors, dtype, device)
     budget = kv_budget(options.device_memory_utilization, device, reserve=reserve)
     max_length, num_blocks = _size_cache(
         options, config, specs, dtype, limits.num_sequences, budget
@@ -204,10 +203,10 @@ def _assemble(
     kv_bytes = (num_blocks + NUM_EXTRA_BLOCKS) * per_block
     report(Progress(stage="allocating KV cache", detail=gib(kv_bytes)))
     cache = KVCache(specs, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device)
+    vocab_size = config.vocab_size + loras.num_added_rows
     runner_type = KernelRunner if fits_kernels(specs, device) else ModelRunner
     if runner_type is KernelRunner and isinstance(model, nn.Module):
         compile_layers(model, lora=loras.slots and loras.slots.state)
-    vocab_size = config.vocab_size + loras.num_added_rows
     runner = runner_type(
         model,
         cache,

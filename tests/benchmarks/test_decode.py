@@ -61,6 +61,23 @@ def test_streams_through_the_server(benchmark, url, num_streams):
 
 
 @pytest.mark.benchmark(group="decode")
+@pytest.mark.parametrize("name", ["llama", "smollm2-135m.gguf"])
+def test_one_sequence_in_the_same_process(benchmark, smollm2, name):
+    from ferrule.llm import LLM
+    from ferrule.plan import SamplingParams
+
+    llm = LLM(smollm2 / name, devices="cpu", dtype="bfloat16", enable_prefix_caching=False)
+    params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
+
+    def run():
+        (result,) = llm.generate([PROMPT], params)
+        assert len(result.tokens) == NUM_TOKENS
+
+    benchmark.pedantic(run, **ROUNDS)
+    benchmark.extra_info["tokens_per_second"] = round(NUM_TOKENS / benchmark.stats.stats.median, 1)
+
+
+@pytest.mark.benchmark(group="decode")
 def test_transformers(benchmark, smollm2):
     import torch
     from transformers import AutoModelForCausalLM

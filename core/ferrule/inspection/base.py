@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ferrule.checkpoint.open import Progress, open_checkpoint
+from ferrule.build import find_match
+from ferrule.checkpoint.open import Progress
+from ferrule.engine.messages import Progress as Said
 from ferrule.engine.options import EngineOptions
 from ferrule.lora import Base
-from ferrule.matching import match
 from ferrule.plugins import Plugins
 
 
@@ -22,16 +23,9 @@ def open_base(options: EngineOptions, *, progress: Progress | None = None) -> Ba
         FerruleError: The checkpoint cannot be opened, or nothing matches it.
     """
     plugins = Plugins.installed([Path(file) for file in options.plugins])
-    checkpoint = open_checkpoint(
-        options.model,
-        weight_path=options.weight_path,
-        quantization_encoding=options.quantization_encoding,
-        progress=progress,
-    )
-    chosen = match(
-        checkpoint,
-        plugins,
-        architecture=options.architecture,
-        weight_adapter=options.weight_adapter,
-    )
-    return Base(match=chosen, plugins=plugins)
+
+    def report(said: Said) -> None:
+        if progress is not None:
+            progress(said.stage, said.fraction, said.detail)
+
+    return Base(match=find_match(options, plugins, report), plugins=plugins)
