@@ -95,7 +95,8 @@ def adapters(tmp_path_factory) -> Path:
     weights = gzip.decompress((stored / "adapter_model.safetensors.gz").read_bytes())
     (pirate / "adapter_model.safetensors").write_bytes(weights)
     command = [sys.executable, DATA / "loras" / "make_loras.py", "--data", folder]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(DATA)})
+    search = os.pathsep.join(filter(None, (str(DATA), os.environ.get("PYTHONPATH"))))
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": search})
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The engine process: ``python -m ferrule.worker ADDRESS``."""
+"""The engine process: ``python -m ferrule.worker ADDRESS PARENT``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def build(options: bytes, report: Callable[[Progress], None]) -> tuple[Engine, E
 
 
 def main() -> int:
-    """Serves the client that listens at the address given."""
-    (address,) = sys.argv[1:]
-    return serve_engine(address, build)
+    """Listens at the address given, as long as the parent of the given process id lives."""
+    address, parent = sys.argv[1:]
+    return serve_engine(address, int(parent), build)
 
 
 if __name__ == "__main__":

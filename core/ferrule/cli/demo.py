@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from ferrule.cli.engine_flags import Devices
+from ferrule.cli.engine_start import launch_engine
 from ferrule.cli.flag_groups import takes
 from ferrule.cli.server_flags import ServerOptions, server_flags
 from ferrule.engine.options import EngineOptions
@@ -28,9 +29,11 @@ def demo(server: ServerOptions, ask: Ask = None, devices: Devices = "auto") -> N
 
     options = EngineOptions(model=str(demo_model()), devices=devices)
     if ask is None:
-        from ferrule.cli.serving import serve_model
+        with launch_engine() as launch:
+            from ferrule.cli.serving import serve_model
 
-        raise typer.Exit(serve_model(options, server, name=_NAME))
+            status = serve_model(launch, options, server, name=_NAME)
+        raise typer.Exit(status)
     from ferrule.cli.answering import answer, load
 
     llm = load(msgspec.structs.replace(options, max_batch_size=1))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ferrule.cli.engine_flags import engine_flags, flag
+from ferrule.cli.engine_start import launch_engine
 from ferrule.cli.flag_groups import takes
 from ferrule.cli.lora_flags import LoraOptions, lora_flags
 from ferrule.cli.server_flags import ServerOptions, server_flags
@@ -43,15 +44,17 @@ def serve(
     chat_template: ChatTemplate = None,
 ) -> None:
     """Serve a checkpoint behind an OpenAI-compatible API."""
-    # The server's libraries cost half a second to import, which --help need not wait for.
-    from ferrule.cli.serving import serve_model
+    # Before anything else: torch takes seconds to import, in a process of its own.
+    with launch_engine() as launch:
+        # The server's libraries cost half a second, which --help need not wait for.
+        from ferrule.cli.serving import serve_model
 
-    raise typer.Exit(
-        serve_model(
+        status = serve_model(
+            launch,
             lora.added_to(options),
             server,
             name=served_model_name,
             chat_template=chat_template,
             lora_updates=lora.updates,
         )
-    )
+    raise typer.Exit(status)

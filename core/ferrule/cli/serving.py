@@ -1,4 +1,5 @@
-"""Puts a checkpoint up for serving: the port first, then headers and text, then the engine."""
+"""Puts a checkpoint up for serving: the port first, then headers and text, then the engine, whose
+process is on its way already."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import logging
 import re
 import signal
 import socket
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -18,11 +18,11 @@ import uvloop
 from ferrule.checkpoint.adapter_base import find_base, is_adapter
 from ferrule.checkpoint.location import HubRepo, find_location
 from ferrule.checkpoint.open import open_checkpoint
-from ferrule.cli.kernel_cache import cache_environment
 from ferrule.cli.progress import Display, start_display
 from ferrule.cli.server_flags import LogLevel, ServerOptions
 from ferrule.cli.summary import show_summary
 from ferrule.engine.client import EngineClient
+from ferrule.engine.launch import EngineLaunch
 from ferrule.engine.messages import EngineInfo, Progress
 from ferrule.engine.options import EngineOptions
 from ferrule.frontend.model import ServedModel, served_model
@@ -31,16 +31,11 @@ from ferrule.server.listen import listen
 from ferrule.server.lora_updates import LoraUpdates
 from ferrule.server.serve import HttpServer
 
-# -P: a torch.py in the directory that the user stands in, such as an untrusted checkpoint's, must
-# not be imported in the place of the library.
-_WORKER = (sys.executable, "-P", "-m", "ferrule.worker")
-# Linux's malloc then asks for huge pages. Weights on the host are read by 20 GB/s instead of 13:
-# a step of one sequence of SmolLM2-135M spends 14 ms in products instead of 18.
-_WORKER_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def serve_model(
+    launch: EngineLaunch,
     options: EngineOptions,
     server: ServerOptions,
     *,
@@ -51,6 +46,7 @@ def serve_model(
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
+        launch: The engine's process.
         options: Of the engine.
         server: Where to listen, how to log and stop.
         name: What requests call the model; None: after where it comes from.
@@ -68,7 +64,7 @@ def serve_model(
         options, name = beneath_adapter(options, display, name=name)
         model, options = open_text_side(options, display, name=name, chat_template=chat_template)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(model, options, server, sock, display, lora_updates))
+            return runner.run(_serve(launch, model, options, server, sock, display, lora_updates))
 
 
 def model_name(location: str) -> str:
@@ -149,22 +145,18 @@ def open_text_side(
 
 
 async def start_engine(
-    engine: EngineClient, options: EngineOptions, display: Display
+    engine: EngineClient, launch: EngineLaunch, options: EngineOptions, display: Display
 ) -> EngineInfo:
-    """Starts the engine process and waits until it is ready.
+    """Tells the engine process what to run and waits until it is ready.
 
     Args:
         engine: Not started yet.
+        launch: The process.
         options: As ``open_text_side`` returns them.
         display: Told of each stage.
     """
     display.report(Progress("starting the engine"))
-    return await engine.start(
-        _WORKER,
-        msgspec.msgpack.encode(options),
-        display.report,
-        {**_WORKER_ENVIRONMENT, **cache_environment()},
-    )
+    return await engine.start(launch, msgspec.msgpack.encode(options), display.report)
 
 
 def _missing(model: ServedModel) -> list[str]:
@@ -182,6 +174,7 @@ def _missing(model: ServedModel) -> list[str]:
 
 
 async def _serve(
+    launch: EngineLaunch,
     model: ServedModel,
     options: EngineOptions,
     server: ServerOptions,
@@ -212,7 +205,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
-    return await http.run(lambda: start_engine(engine, options, display), on_ready)
+    return await http.run(lambda: start_engine(engine, launch, options, display), on_ready)
 
 
 def _last_words(num_running: int, seconds: float) -> str:

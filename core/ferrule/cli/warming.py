@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass
 
 from ferrule.bench.signals import run_until_signal
+from ferrule.cli.engine_start import launch_engine
 from ferrule.cli.progress import Display, start_display
 from ferrule.cli.serving import open_text_side, start_engine
 from ferrule.engine.client import EngineClient
+from ferrule.engine.launch import EngineLaunch
 from ferrule.engine.messages import Progress
 from ferrule.engine.options import EngineOptions
 
@@ -38,16 +40,18 @@ def start_once(options: EngineOptions) -> Start:
     """
     begin = time.monotonic()
     start = Start()
-    with start_display(is_transient=True) as display:
+    with launch_engine() as launch, start_display(is_transient=True) as display:
         _, options = open_text_side(options, display)
-        run_until_signal(_run(options, display, begin, start))
+        run_until_signal(_run(launch, options, display, begin, start))
     return start
 
 
-async def _run(options: EngineOptions, display: Display, begin: float, start: Start) -> None:
+async def _run(
+    launch: EngineLaunch, options: EngineOptions, display: Display, begin: float, start: Start
+) -> None:
     engine = EngineClient()
     try:
-        info = await start_engine(engine, options, display)
+        info = await start_engine(engine, launch, options, display)
         start.device, start.seconds = info.device, time.monotonic() - begin
         display.report(Progress("ending the engine"))
     finally:

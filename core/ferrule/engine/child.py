@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,37 +13,27 @@ _TERMINATE_SECONDS = 2.0
 
 
 class Child:
-    """A process started by ``Child.start``; its stderr is ours.
+    """A process of ours; its stderr is ours too. It may be started before there is a loop.
 
     Args:
-        process: The process.
+        command: Program and arguments.
+        environment: Variables for it where ours has none of the name.
+
+    Raises:
+        OSError: There is no such program, or it cannot be run.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @classmethod
-    async def start(
-        cls, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
-    ) -> Child:
-        """Starts a program.
-
-        Args:
-            command: Program and arguments.
-            environment: Variables for it where ours has none of the name.
-
-        Raises:
-            OSError: There is no such program, or it cannot be run.
-        """
-        return cls(
-            await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**environment, **os.environ},
-                # A terminal sends Ctrl-C to its whole session. It is for us alone to take.
-                start_new_session=True,
-            )
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self._process = subprocess.Popen(
+            [*command],
+            stdin=subprocess.DEVNULL,
+            env={**environment, **os.environ},
+            # A terminal sends Ctrl-C to its whole session. It is for us alone to take.
+            start_new_session=True,
         )
+        self._end: asyncio.Future[int] | None = None
 
     @property
     def pid(self) -> int:
@@ -52,7 +42,8 @@ class Child:
 
     async def wait(self) -> str:
         """Waits for its end and says in words how it ended, such as "exit code 1"."""
-        code = await self._process.wait()
+        # Others may go on waiting when one is cancelled.
+        code = await asyncio.shield(self._ended())
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     async def end(self, seconds: float) -> None:
@@ -62,9 +53,19 @@ class Child:
         self._process.terminate()
         if not await self._has_ended(_TERMINATE_SECONDS):
             self._process.kill()
-            await self._process.wait()
+            await self.wait()
+
+    def kill(self) -> None:
+        """Ends it at once, if it has not ended."""
+        self._process.kill()
+        self._process.wait()
 
     async def _has_ended(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), seconds)
-        return self._process.returncode is not None
+        done, _ = await asyncio.wait([self._ended()], timeout=seconds)
+        return bool(done)
+
+    def _ended(self) -> asyncio.Future[int]:
+        """The exit status, once there is one; a single thread waits for it."""
+        if self._end is None:
+            self._end = asyncio.ensure_future(asyncio.to_thread(self._process.wait))
+        return self._end

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import shutil
-import tempfile
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
 import zmq
 import zmq.asyncio
 
 from ferrule.engine.child import Child
+from ferrule.engine.launch import EngineLaunch
 from ferrule.engine.messages import (
     Abort,
     EngineInfo,
@@ -45,7 +42,7 @@ _FAILED_SECONDS = 2.0
 
 
 class EngineClient:
-    """Starts an engine process and speaks with it; lives in one asyncio loop.
+    """Speaks with an engine process; lives in one asyncio loop.
 
     Attributes:
         status: Starting, ready or dead.
@@ -77,18 +74,16 @@ class EngineClient:
 
     async def start(
         self,
-        command: Sequence[str],
+        launch: EngineLaunch,
         options: bytes,
         on_progress: Callable[[Progress], None] | None = None,
-        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> EngineInfo:
-        """Starts the process and waits until it is ready.
+        """Tells a process what to run and waits until it is ready.
 
         Args:
-            command: Program and arguments; the address to listen at is added to them.
+            launch: The process; it is the client's from now on, and ends when the client stops.
             options: First message to the process; what it says is between caller and process.
             on_progress: Is told each stage of the start.
-            environment: Variables for the process where ours has none of the name.
 
         Returns:
             What is served.
@@ -96,14 +91,14 @@ class EngineClient:
         Raises:
             FerruleError: What the process found wrong, as the class that it raised.
             EngineDeadError: The process ended without a word.
-            OSError: There is no such program.
         """
         assert self._started is None, "an engine client starts once"
         self._started = asyncio.get_running_loop().create_future()
         self._on_progress = on_progress
+        self._closing.callback(launch.close)
+        self._child = launch.child
         try:
-            address = self._connect()
-            self._child = await Child.start([*command, address], environment)
+            self._connect(launch.address)
             self._run(self._read())
             self._run(self._watch(self._child))
             await self._socket.send(options)
@@ -188,11 +183,7 @@ class EngineClient:
         self._die("it was stopped")
         self._closing.close()
 
-    def _connect(self) -> str:
-        """Opens the socket and returns the address at which the process is to listen."""
-        # The directory, and so the socket in it, is for this user alone to enter.
-        directory = Path(tempfile.mkdtemp(prefix="ferrule-"))
-        self._closing.callback(shutil.rmtree, directory)
+    def _connect(self, address: str) -> None:
         context = zmq.asyncio.Context()
         self._closing.callback(context.destroy, linger=0)
         self._socket = context.socket(zmq.DEALER)
@@ -201,9 +192,7 @@ class EngineClient:
         self._socket.set(zmq.SNDHWM, 0)
         self._socket.set(zmq.RCVHWM, 0)
         self._socket.set(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
-        address = f"ipc://{directory}/engine"
         self._socket.connect(address)
-        return address
 
     async def _send(self, message: ToEngine) -> None:
         if self.status.state == "dead":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,13 +34,12 @@ Socket = zmq.Socket[bytes]
 
 _STATS_SECONDS = 0.5
 _PARENT_CHECK_SECONDS = 0.5
-_OPTIONS_SECONDS = 60
 _FLUSH_MILLISECONDS = 2000
 _QUIET_MILLISECONDS = 200
 """So long nobody must have said anything before the time is used, until somebody does."""
 
 
-def serve_engine(address: str, build: Build) -> int:
+def serve_engine(address: str, parent: int, build: Build) -> int:
     """What an engine process does from its first line to its end.
 
     It takes the options from the client, builds the engine, says that it is ready and serves
@@ -49,6 +47,7 @@ def serve_engine(address: str, build: Build) -> int:
 
     Args:
         address: Where to listen for the client, such as ``ipc:///run/ferrule/engine``.
+        parent: Id of the process that started it.
         build: Makes the engine from the options, and says how far it is.
 
     Returns:
@@ -57,7 +56,7 @@ def serve_engine(address: str, build: Build) -> int:
     Raises:
         Exception: Whatever else building or a step raised; the client has been told.
     """
-    _obey_the_server_alone()
+    _obey_the_server_alone(parent)
     context: zmq.Context[Socket] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     # A step never waits for a slow reader: what was said is kept until it is read.
@@ -131,10 +130,8 @@ def _send(socket: Socket, message: FromEngine) -> None:
 
 
 def _build_and_run(socket: Socket, build: Build) -> int:
-    if not socket.poll(_OPTIONS_SECONDS * 1000):
-        sys.stderr.write("the engine process got no options from its client\n")
-        return 1
     try:
+        # They come when the client has read the checkpoint's text side, downloads included.
         engine, info = build(socket.recv(), lambda progress: _send(socket, progress))
         # Model and libraries live until the end: the collector need not walk them again.
         gc.collect()
@@ -150,11 +147,11 @@ def _build_and_run(socket: Socket, build: Build) -> int:
     return 0
 
 
-def _obey_the_server_alone() -> None:
+def _obey_the_server_alone(parent: int) -> None:
     """Ctrl-C is for the server, which ends the engine when it has drained; and never outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ferrule.cli.engine_start import launch_engine
 from ferrule.cli.progress import start_display
 from ferrule.cli.server_flags import server_flags
 from ferrule.cli.serving import beneath_adapter, model_name, serve_model
@@ -40,8 +41,8 @@ def warnings_of(tiny_llama, capsys):
 
     def run():
         server, options = server_flags(port=0), EngineOptions(model=str(tiny_llama), devices="no")
-        with pytest.raises(FerruleError):
-            serve_model(options, server)
+        with launch_engine() as launch, pytest.raises(FerruleError):
+            serve_model(launch, options, server)
         return [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
 
     return run

@@ -1,4 +1,4 @@
-"""An engine process over the fake runner: ``python fake_worker.py [wish ...] ADDRESS``.
+"""An engine process over the fake runner: ``python fake_worker.py [wish ...] ADDRESS PARENT``.
 
 The wishes, by which the tests make it misbehave: ``slow`` (a step takes 20 ms), ``refuse`` (the
 build raises an error of ours), ``own-error`` (one that a plugin made), ``break`` (any other
@@ -95,4 +95,4 @@ def build(options, on_progress):
 
 
 if __name__ == "__main__":
-    sys.exit(serve_engine(sys.argv[-1], build))
+    sys.exit(serve_engine(sys.argv[-2], int(sys.argv[-1]), build))

@@ -9,8 +9,8 @@ import pytest
 from ferrule.engine.child import Child
 
 
-async def python(program):
-    return await Child.start([sys.executable, "-c", program])
+def python(program):
+    return Child([sys.executable, "-c", program])
 
 
 @pytest.mark.parametrize(
@@ -22,20 +22,20 @@ async def python(program):
     ],
 )
 async def test_the_end_is_told_in_words(program, said):
-    child = await python(program)
+    child = python(program)
 
     assert await child.wait() == said
 
 
 async def test_a_child_that_ends_by_itself_is_not_terminated():
-    child = await python("import time; time.sleep(0.1)")
+    child = python("import time; time.sleep(0.1)")
     await child.end(5)
 
     assert await child.wait() == "exit code 0"
 
 
 async def test_a_child_that_stays_is_terminated():
-    child = await python("import time; time.sleep(60)")
+    child = python("import time; time.sleep(60)")
     await child.end(0.05)
 
     assert await child.wait() == "signal SIGTERM"
@@ -43,7 +43,7 @@ async def test_a_child_that_stays_is_terminated():
 
 async def test_a_child_that_ignores_that_is_killed(tmp_path):
     deaf = tmp_path / "deaf"
-    child = await python(
+    child = python(
         "import pathlib, signal, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"pathlib.Path({str(deaf)!r}).touch()\n"
@@ -57,14 +57,14 @@ async def test_a_child_that_ignores_that_is_killed(tmp_path):
 
 
 async def test_what_it_writes_to_stderr_is_shown(capfd):
-    await (await python("import sys; print('é€', file=sys.stderr)")).wait()
+    await python("import sys; print('é€', file=sys.stderr)").wait()
 
     assert capfd.readouterr().err == "é€\n"
 
 
 async def test_a_grandchild_that_holds_the_output_open_does_not_delay_the_end():
     program = "import subprocess; subprocess.Popen(['sleep', '4'])"
-    child = await python(program)
+    child = python(program)
     started = time.monotonic()
 
     assert await child.wait() == "exit code 0"
@@ -73,7 +73,7 @@ async def test_a_grandchild_that_holds_the_output_open_does_not_delay_the_end():
 
 async def test_a_variable_is_given_unless_ours_has_it(monkeypatch, capfd):
     monkeypatch.setenv("FERRULE_TEST_OURS", "ours")
-    child = await Child.start(
+    child = Child(
         [sys.executable, "-c", "import os, sys; print(os.environ, file=sys.stderr)"],
         {"FERRULE_TEST_OURS": "theirs", "FERRULE_TEST_NEW": "new"},
     )

@@ -12,6 +12,7 @@ import pytest
 from fake_runner import VOCAB_SIZE, generate_alone
 
 from ferrule.engine.client import EngineClient
+from ferrule.engine.launch import EngineLaunch
 from ferrule.engine.messages import Request
 from ferrule.errors import EngineDeadError, MatchError, RequestError
 from ferrule.plan import SamplingParams
@@ -23,11 +24,15 @@ def command(*wishes):
     return [sys.executable, str(WORKER), *wishes]
 
 
+def launch(*wishes):
+    return EngineLaunch(command(*wishes))
+
+
 @asynccontextmanager
 async def started(*wishes):
     client = EngineClient()
     try:
-        await client.start(command(*wishes), b"options")
+        await client.start(launch(*wishes), b"options")
         yield client
     finally:
         await client.stop()
@@ -63,7 +68,7 @@ async def test_a_start_tells_its_progress_and_ends_with_what_is_served():
     client, told = EngineClient(), []
     assert client.status.state == "starting"
     try:
-        info = await client.start(command(), b"some options", told.append)
+        info = await client.start(launch(), b"some options", told.append)
         assert (client.status.state, client.info) == ("ready", info)
         assert info.architecture == "fake"
         assert [(one.stage, one.fraction, one.detail) for one in told] == [
@@ -77,7 +82,7 @@ async def test_a_start_tells_its_progress_and_ends_with_what_is_served():
 
 async def test_the_status_shows_the_stage_of_a_start():
     client = EngineClient()
-    starting = asyncio.create_task(client.start(command("hang"), b"x"))
+    starting = asyncio.create_task(client.start(launch("hang"), b"x"))
     await until(lambda: client.status.progress is not None)
     pid = client._child.pid
 
@@ -188,7 +193,7 @@ async def test_a_failed_start_raises_the_error_of_the_engine():
     client = EngineClient()
 
     with pytest.raises(MatchError) as caught:
-        await client.start(command("refuse"), b"")
+        await client.start(launch("refuse"), b"")
 
     assert (caught.value.message, caught.value.hint) == ("no pair fits", "see: ferrule plugins")
     assert client.status.state == "dead"
@@ -196,25 +201,20 @@ async def test_a_failed_start_raises_the_error_of_the_engine():
 
 async def test_an_error_class_of_a_plugin_arrives_as_the_class_it_derives_from():
     with pytest.raises(MatchError, match="no pair fits"):
-        await EngineClient().start(command("own-error"), b"")
+        await EngineClient().start(launch("own-error"), b"")
 
 
 async def test_a_start_that_breaks_names_the_cause():
     with pytest.raises(EngineDeadError, match="ValueError: the build broke"):
-        await EngineClient().start(command("break"), b"")
+        await EngineClient().start(launch("break"), b"")
 
 
 async def test_a_process_that_says_nothing_is_reported_with_how_it_ended(capfd):
     silent = [sys.executable, "-c", "import sys; sys.exit('no such module')"]
 
     with pytest.raises(EngineDeadError, match="exit code 1"):
-        await EngineClient().start(silent, b"")
+        await EngineClient().start(EngineLaunch(silent), b"")
     assert capfd.readouterr().err == "no such module\n"
-
-
-async def test_a_program_that_does_not_exist_is_an_error_of_the_system():
-    with pytest.raises(FileNotFoundError):
-        await EngineClient().start(["/no/such/program"], b"")
 
 
 async def test_a_stop_ends_open_iterators_and_the_process():
@@ -262,10 +262,12 @@ async def test_sigterm_ends_the_engine():
 PARENT = """
 import asyncio, sys
 from ferrule.engine.client import EngineClient
+from ferrule.engine.launch import EngineLaunch
 
 async def main():
     client = EngineClient()
-    await client.start(sys.argv[1:], b"", lambda _: print(client._child.pid, flush=True))
+    launch = EngineLaunch(sys.argv[1:])
+    await client.start(launch, b"", lambda _: print(launch.child.pid, flush=True))
     await asyncio.sleep(600)
 
 asyncio.run(main())
