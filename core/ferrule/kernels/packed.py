@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ferrule.kernels.overlap import shared_memory
+from ferrule.kernels.overlap import launch_options, shared_memory
 from ferrule.kernels.packed_tiles import PackedTiles
 from ferrule.kernels.plane_layout import TILE, PlaneLayout, Planes
 from ferrule.kernels.planes import chunk_codes, chunk_scales, chunk_tops, field
@@ -65,7 +65,12 @@ def _packed_kernel(
     GATED: tl.constexpr,
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    if OVERLAP:
+        # Norms and attention, whose few programs find room, may come early. This kernel itself
+        # never does: programs of it that came early would be dealt out unevenly.
+        tl.extra.cuda.gdc_launch_dependents()
     GROUP: tl.constexpr = field(LAYOUT, "group")
     HAS_TOPS: tl.constexpr = field(LAYOUT, "has_tops")
     HAS_MINIMUM: tl.constexpr = field(LAYOUT, "has_minimum")
@@ -197,6 +202,7 @@ def packed_product(
         GATED=gated,
         FAST=x.is_cuda and x.dtype is torch.bfloat16 and not layout.has_levels,
         PRECISION="ieee" if x.dtype is torch.float32 else "tf32",
+        OVERLAP=launch_options(x.device)["OVERLAP"],
         num_warps=tiles.num_warps,
     )
     return out
