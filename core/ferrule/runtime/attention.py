@@ -78,8 +78,9 @@ def _fits_host(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return (
         runs_host_kernels(q)
         and dim % 8 == 0
-        and k.stride(0) == v.stride(0)
-        and all(each.stride()[1:] == (dim, 1) for each in (q, k, v))
+        and q.stride()[1:] == (dim, 1)
+        and k.stride()[1:] == (dim, 1)
+        and v.stride() == k.stride()
     )
 
 

@@ -78,7 +78,7 @@ int ferrule_attend(const bf16 *q, long stride, const bf16 *cos, const bf16 *sin,
                    long heads, long kv_heads, long dim, long block_size, long window, float scale,
                    const bf16 *keys, const bf16 *values, bf16 *y) {
   long group = heads / kv_heads, longest = blocks * block_size, failed = 0;
-#pragma omp parallel for collapse(2) schedule(dynamic) if (rows * longest > 512) reduction(| : failed)
+#pragma omp parallel for collapse(2) schedule(dynamic) if (rows * longest > 64) reduction(| : failed)
   for (long r = 0; r < rows; r++) {
     for (long h = 0; h < kv_heads; h++) {
       float *room = malloc((group * (longest + 2 * dim)) * sizeof(float) + dim * sizeof(bf16));

@@ -52,3 +52,5 @@ static inline float sum8(__m256 x) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+
+void ferrule_silu_mul(const bf16 *x, long rows, long width, bf16 *y);  // layers.c

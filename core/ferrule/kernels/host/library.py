@@ -94,6 +94,14 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         _LONG,
         *(_POINTER,) * 3,
     ]
+    library.ferrule_gated_product.argtypes = [
+        ctypes.c_int,
+        _POINTER,
+        *(_LONG,) * 3,
+        _POINTER,
+        _LONG,
+        *(_POINTER,) * 2,
+    ]
     library.ferrule_rms_norm.argtypes = [
         *(_POINTER,) * 3,
         *(_LONG,) * 2,

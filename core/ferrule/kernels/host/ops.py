@@ -63,6 +63,39 @@ def packed_product(
     return y
 
 
+def gated_packed_product(
+    kind: int, weights: Tensor, x: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``silu(gate) * up`` of a product whose matrix holds gates above ups.
+
+    Args:
+        kind: Place in ``KINDS``.
+        weights: ``[2 * width, row_bytes]`` uint8, contiguous.
+        x: ``[rows, in]`` bfloat16; ``in`` is a multiple of 32.
+        bias: ``[2 * width]``.
+
+    Returns:
+        ``[rows, width]``.
+    """
+    x = x.contiguous()
+    (out, row_bytes), (rows, cols) = weights.shape, x.shape
+    y = x.new_empty(rows, out // 2)
+    failed = _library().ferrule_gated_product(
+        kind,
+        weights.data_ptr(),
+        out,
+        cols,
+        row_bytes,
+        x.data_ptr(),
+        rows,
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+    )
+    if failed:
+        raise MemoryError
+    return y
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As ``layers.norm.RMSNorm``: ``[..., size] -> [..., size]``; ``size`` is a multiple of 8."""
     x = x.contiguous()

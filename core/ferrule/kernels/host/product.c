@@ -175,12 +175,28 @@ static inline Group group_at(int kind, const uint8_t *row, long index) {
   return g;
 }
 
+// A product: y[m, rows] = x[m, cols] times the rows of a packed matrix, plus bias and add_to, which
+// may be null; y may be add_to.
+typedef struct {
+  int kind;
+  const uint8_t *weights;
+  long rows, cols, row_bytes;
+  const bf16 *bias, *add_to;
+  bf16 *y;
+} Product;
+
+// How far ahead weights are asked for: the processor itself looks no further than a page of 4 KiB.
+enum { AHEAD = 4096 };
+
 static inline __attribute__((always_inline)) void multiply_row(
-    int kind, const uint8_t *weights, long groups, const Row *x, int count, float *y) {
+    int kind, const uint8_t *weights, long row_bytes, long groups, const Row *x, int count,
+    float *y) {
   __m256 sums[8];
   __m128 offsets[8];  // The second place counts.
+  long group_bytes = row_bytes / groups;
   for (int m = 0; m < count; m++) sums[m] = _mm256_setzero_ps(), offsets[m] = _mm_setzero_ps();
   for (long i = 0; i < groups; i++) {
+    _mm_prefetch((const char *)(weights + i * group_bytes + AHEAD), _MM_HINT_T0);
     Group g = group_at(kind, weights, i);
     for (int m = 0; m < count; m++) {
       const __m256i *codes = (const __m256i *)(x[m].codes + 32 * i);
@@ -205,16 +221,27 @@ static inline __attribute__((always_inline)) void multiply_row(
 
 #define CASE(K) \
   case K: \
-    if (count == 1) multiply_row(K, row, cols / 32, x, 1, out); \
-    else multiply_row(K, row, cols / 32, x, count, out); \
+    multiply_row(K, row, p->row_bytes, p->cols / 32, x, count, out); \
     break;
 
-// y[m, rows] = x[m, cols] times the rows of a packed matrix. bias and add_to may be null; y may be
-// add_to. Returns 0, or 1 where there is no memory.
-int ferrule_product(int kind, const uint8_t *weights, long rows, long cols, long row_bytes,
-                    const bf16 *x_values, long num_x, const bf16 *bias, const bf16 *add_to,
-                    bf16 *y) {
-  long groups = cols / 32, bytes = cols * 2 + groups * 8;
+// Column r of rows first to first + count of y.
+static inline __attribute__((always_inline)) void multiply_column(
+    const Product *p, long r, const Row *x, long first, int count) {
+  const uint8_t *row = p->weights + r * p->row_bytes;
+  float out[8];
+  switch (p->kind) {
+    CASE(Q4_0) CASE(Q4_1) CASE(Q5_0) CASE(Q5_1) CASE(Q8_0) CASE(Q4_K) CASE(Q5_K) CASE(Q6_K)
+  }
+  for (int m = 0; m < count; m++) {
+    long at = (first + m) * p->rows + r;
+    float value = out[m] + (p->bias ? widen(p->bias[r]) : 0);
+    p->y[at] = narrow(value + (p->add_to ? widen(p->add_to[at]) : 0));
+  }
+}
+
+// Takes p->y from x_values[num_x, cols]. Returns 0, or 1 where there is no memory.
+static int multiply(const Product *p, const bf16 *x_values, long num_x) {
+  long cols = p->cols, bytes = cols * 2 + cols / 32 * 8, work = p->rows * cols;
   uint8_t *room = aligned_alloc(64, (bytes * 8 + 63) / 64 * 64);
   if (!room) return 1;
   Row x[8];
@@ -225,20 +252,33 @@ int ferrule_product(int kind, const uint8_t *weights, long rows, long cols, long
   for (long first = 0; first < num_x; first += 8) {
     int count = num_x - first < 8 ? num_x - first : 8;
     for (int m = 0; m < count; m++) round_row(x_values + (first + m) * cols, cols, x[m]);
-#pragma omp parallel for schedule(static) if (rows * cols > 100000)
-    for (long r = 0; r < rows; r++) {
-      const uint8_t *row = weights + r * row_bytes;
-      float out[8];
-      switch (kind) {
-        CASE(Q4_0) CASE(Q4_1) CASE(Q5_0) CASE(Q5_1) CASE(Q8_0) CASE(Q4_K) CASE(Q5_K) CASE(Q6_K)
-      }
-      for (int m = 0; m < count; m++) {
-        long at = (first + m) * rows + r;
-        float value = out[m] + (bias ? widen(bias[r]) : 0);
-        y[at] = narrow(value + (add_to ? widen(add_to[at]) : 0));
-      }
+    // A loop of its own for a single row: sums stay in registers, and it takes a tenth less.
+    if (count == 1) {
+#pragma omp parallel for schedule(static) if (work > 100000)
+      for (long r = 0; r < p->rows; r++) multiply_column(p, r, x, first, 1);
+    } else {
+#pragma omp parallel for schedule(static) if (work > 100000)
+      for (long r = 0; r < p->rows; r++) multiply_column(p, r, x, first, count);
     }
   }
   free(room);
   return 0;
+}
+
+int ferrule_product(int kind, const uint8_t *weights, long rows, long cols, long row_bytes,
+                    const bf16 *x, long num_x, const bf16 *bias, const bf16 *add_to, bf16 *y) {
+  const Product p = {kind, weights, rows, cols, row_bytes, bias, add_to, y};
+  return multiply(&p, x, num_x);
+}
+
+// y[num_x, rows / 2] = silu of the product's first half times its second.
+int ferrule_gated_product(int kind, const uint8_t *weights, long rows, long cols, long row_bytes,
+                          const bf16 *x, long num_x, const bf16 *bias, bf16 *y) {
+  bf16 *both = malloc(num_x * rows * sizeof(bf16));
+  if (!both) return 1;
+  const Product p = {kind, weights, rows, cols, row_bytes, bias, 0, both};
+  int failed = multiply(&p, x, num_x);
+  if (!failed) ferrule_silu_mul(both, num_x, rows / 2, y);
+  free(both);
+  return failed;
 }
