@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ferrule.build import batch_limits, settle_copies, step_bytes
+from ferrule.assembly import step_bytes
+from ferrule.batch_limits import batch_limits
+from ferrule.build import settle_copies
 from ferrule.engine.options import EngineOptions
 from ferrule.inspection.report import Memory
 from ferrule.layers.attention import AttentionSpec

@@ -233,7 +233,11 @@ class DecodeGraphs:
         self._send([], None, np.empty(0, dtype=np.int64))
         self._sent = None
         self._sampling.prepare(key.needs)
-        with overlapping(key.size == 1):
+        overlaps = key.size == 1
+        if overlaps and not is_known:
+            # A prompt's first token is chosen outside of graphs, by kernels that do not overlap.
+            self._step(key)
+        with overlapping(overlaps):
             self._graphs[key] = self.pool.capture(lambda: self._step(key), is_known=is_known)
 
 
