@@ -105,15 +105,11 @@ def unpack(file: Path, folders: Mapping[str, Path], here: MadeFor) -> None:
     Raises:
         OptionError: It is no artefact, it is for other machines, or it cannot be read or written.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise OptionError("--from needs Python 3.11.4 or newer, which unpacks archives safely")
     try:
         with tarfile.open(file, "r:gz") as archive:
             _check_label(_read_label(archive, file), here, file)
             _check_members(archive, folders, file)
             _extract(archive, folders)
-    except tarfile.FilterError as error:
-        raise _not_ours(file, f"{error}; nothing was unpacked") from error
     except (tarfile.TarError, EOFError, zlib.error, msgspec.MsgspecError) as error:
         raise _not_ours(file, str(error)) from error
     except OSError as error:
@@ -171,7 +167,7 @@ def _check_members(archive: tarfile.TarFile, folders: Mapping[str, Path], file: 
         if member.name == LABEL:
             continue
         first, *rest = PurePosixPath(member.name).parts or ("",)
-        if first not in folders or not rest or not member.isfile():
+        if first not in folders or not rest or ".." in rest or not member.isfile():
             raise _not_ours(file, f"it holds {member.name!r}; nothing was unpacked")
 
 
@@ -180,9 +176,20 @@ def _extract(archive: tarfile.TarFile, folders: Mapping[str, Path]) -> None:
     first = next(iter(folders.values()))
     first.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=first, prefix=UNFINISHED) as unpacked:
-        archive.extractall(unpacked, filter="data")
+        for member in archive.getmembers():
+            if member.name != LABEL:
+                _write(archive, member, Path(unpacked, member.name))
         for name, folder in folders.items():
             _move(Path(unpacked, name), folder)
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """A member's content alone: of its owner, its rights and its links nothing is taken over."""
+    content = archive.extractfile(member)
+    assert content is not None, "only files passed the check"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as target:
+        shutil.copyfileobj(content, target)
 
 
 def _move(source: Path, folder: Path) -> None:

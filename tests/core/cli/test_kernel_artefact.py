@@ -204,12 +204,6 @@ def test_a_missing_file_is_told(tmp_path):
         unpack(tmp_path / "none", folders_in(tmp_path), HERE)
 
 
-def test_a_python_that_cannot_unpack_safely_is_told(artefact, tmp_path, monkeypatch):
-    monkeypatch.delattr(tarfile, "data_filter")
-    with pytest.raises(OptionError, match=r"3\.11\.4"):
-        unpack(artefact, folders_in(tmp_path / "other"), HERE)
-
-
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "kernels").mkdir()
     with pytest.raises(OptionError, match="cannot be written: Is a directory"):
