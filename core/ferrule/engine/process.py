@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import zmq
 
@@ -56,7 +58,7 @@ def serve_engine(address: str, parent: int, build: Build) -> int:
     Raises:
         Exception: Whatever else building or a step raised; the client has been told.
     """
-    _obey_the_server_alone(parent)
+    _obey_the_server_alone(address, parent)
     context: zmq.Context[Socket] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     # A step never waits for a slow reader: what was said is kept until it is read.
@@ -147,16 +149,20 @@ def _build_and_run(socket: Socket, build: Build) -> int:
     return 0
 
 
-def _obey_the_server_alone(parent: int) -> None:
+def _obey_the_server_alone(address: str, parent: int) -> None:
     """Ctrl-C is for the server, which ends the engine when it has drained; and never outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(address, parent), daemon=True).start()
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with_parent(address: str, parent: int) -> None:
     # A thread, because a build or a step may take long. A process whose parent is gone gets
-    # another one; there is nobody left to answer, so nothing is cleaned up.
+    # another one; there is nobody left to answer, or to remove the place where it would.
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_SECONDS)
+    place = Path(address.removeprefix("ipc://"))
+    with contextlib.suppress(OSError):
+        place.unlink(missing_ok=True)
+        place.parent.rmdir()
     os._exit(1)

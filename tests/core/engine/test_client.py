@@ -282,7 +282,6 @@ async def test_an_engine_does_not_outlive_its_parent(wish, tmp_path):
         PARENT,
         *command(wish),
         stdout=asyncio.subprocess.PIPE,
-        # A parent that is killed cannot remove the socket's directory.
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     pid = int(await parent.stdout.readline())
@@ -292,3 +291,5 @@ async def test_an_engine_does_not_outlive_its_parent(wish, tmp_path):
     await parent.wait()
 
     await until(lambda: not is_alive(pid))
+    # A parent that is killed cannot remove the socket's directory, so the engine has done it.
+    assert not list(tmp_path.iterdir())
