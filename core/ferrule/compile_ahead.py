@@ -30,7 +30,7 @@ from ferrule.kernels.available import has_triton
 from ferrule.matching import Match
 from ferrule.runtime.memory import free_memory
 
-# -P for the same reason as the engine process: see cli/serving.py.
+# -P for the same reason as the engine process: see cli/engine_start.py.
 COMMAND = (sys.executable, "-P", "-m", "ferrule.precompile")
 _MOST_PROCESSES = 10
 # One loads the weights, one is for everything else.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import msgspec
@@ -29,7 +30,7 @@ def demo(server: ServerOptions, ask: Ask = None, devices: Devices = "auto") -> N
 
     options = EngineOptions(model=str(demo_model()), devices=devices)
     if ask is None:
-        with launch_engine() as launch:
+        with closing(launch_engine()) as launch:
             from ferrule.cli.serving import serve_model
 
             status = serve_model(launch, options, server, name=_NAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def serve(
 ) -> None:
     """Serve a checkpoint behind an OpenAI-compatible API."""
     # Before anything else: torch takes seconds to import, in a process of its own.
-    with launch_engine() as launch:
+    with closing(launch_engine()) as launch:
         # The server's libraries cost half a second, which --help need not wait for.
         from ferrule.cli.serving import serve_model
 

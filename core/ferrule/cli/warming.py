@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 from ferrule.bench.signals import run_until_signal
@@ -40,7 +41,7 @@ def start_once(options: EngineOptions) -> Start:
     """
     begin = time.monotonic()
     start = Start()
-    with launch_engine() as launch, start_display(is_transient=True) as display:
+    with closing(launch_engine()) as launch, start_display(is_transient=True) as display:
         _, options = open_text_side(options, display)
         run_until_signal(_run(launch, options, display, begin, start))
     return start

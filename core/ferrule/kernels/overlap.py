@@ -4,7 +4,8 @@ A kernel that takes part calls ``follow`` before it touches what an earlier one 
 the next kernel start at once and then waits until the one in front is done; what a kernel does
 before that (asking for weights, which nobody writes) fills the gap between the two. A kernel that
 did not wait would not only race itself but free those behind it to race, so all of them wait;
-kernels without the option are launched when all in front of them are done, as ever.
+kernels without the option are launched when all in front of them are done, as ever. Such a one may
+still let the next start at once (packed.py does): it has waited already.
 (CUDA programming guide, "Programmatic Dependent Launch and Synchronization"; Hopper and later.)
 """
 

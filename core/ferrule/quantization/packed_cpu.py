@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ferrule.kernels.host.library import host_library
-from ferrule.kernels.host.ops import KINDS, gated_packed_product, packed_product
+from ferrule.kernels.host.ops import KINDS, packed_product
 from ferrule.kernels.product import silu_mul
 from ferrule.quantization.format import Format
 
@@ -75,7 +75,7 @@ class CpuPackedStorage:
     def multiply_gated(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``[..., num_cols] -> [..., num_rows / 2]``."""
         if x.dim() == 2 and x.shape[0] < _MANY_ROWS:
-            return gated_packed_product(self._kind, self._data, x, bias)
+            return packed_product(self._kind, self._data, x, bias, gated=True)
         return silu_mul(self.multiply(x, bias))
 
     def gather(self, rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ def test_the_process_is_the_worker_with_its_caches_and_not_the_current_directory
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
-    with launch_engine() as launch:
+    with closing(launch_engine()) as launch:
         process = psutil.Process(launch.child.pid)
         command, variables = process.cmdline(), process.environ()
     # -P: what lies in the current directory is not imported.

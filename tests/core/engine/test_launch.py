@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ COMMAND = [sys.executable, str(WORKER)]
 
 
 def test_a_launch_that_nobody_takes_up_leaves_nothing():
-    with EngineLaunch(COMMAND) as launch:
+    with closing(EngineLaunch(COMMAND)) as launch:
         directory = Path(launch.address.removeprefix("ipc://")).parent
         assert launch.child.pid
         assert directory.stat().st_mode & 0o777 == 0o700

@@ -92,15 +92,9 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         *(_LONG,) * 3,
         _POINTER,
         _LONG,
-        *(_POINTER,) * 3,
-    ]
-    library.ferrule_gated_product.argtypes = [
+        *(_POINTER,) * 2,
         ctypes.c_int,
         _POINTER,
-        *(_LONG,) * 3,
-        _POINTER,
-        _LONG,
-        *(_POINTER,) * 2,
     ]
     library.ferrule_rms_norm.argtypes = [
         *(_POINTER,) * 3,

@@ -30,22 +30,26 @@ def packed_product(
     x: Tensor,
     bias: Tensor | None = None,
     add_to: Tensor | None = None,
+    *,
+    gated: bool = False,
 ) -> Tensor:
-    """``x @ W.T + bias + add_to``, rounded to bfloat16 once.
+    """``x @ W.T + bias + add_to``, rounded to bfloat16 once, or the gate of ``x @ W.T + bias``.
 
     Args:
         kind: Place in ``KINDS``.
         weights: ``[out, row_bytes]`` uint8, contiguous.
         x: ``[rows, in]`` bfloat16; ``in`` is a multiple of 32.
         bias: ``[out]``.
-        add_to: ``[rows, out]``, contiguous; takes the result.
+        add_to: ``[rows, out]``, contiguous; takes the result. Not if gated.
+        gated: The matrix holds gates above ups; gives ``silu(gate) * up``.
 
     Returns:
-        ``[rows, out]``.
+        ``[rows, out]``, or half as wide if gated.
     """
+    assert not (gated and add_to is not None)
     x = x.contiguous()
     (out, row_bytes), (rows, cols) = weights.shape, x.shape
-    y = x.new_empty(rows, out) if add_to is None else add_to
+    y = x.new_empty(rows, out // (1 + gated)) if add_to is None else add_to
     failed = _library().ferrule_product(
         kind,
         weights.data_ptr(),
@@ -56,39 +60,7 @@ def packed_product(
         rows,
         None if bias is None else bias.data_ptr(),
         None if add_to is None else add_to.data_ptr(),
-        y.data_ptr(),
-    )
-    if failed:
-        raise MemoryError
-    return y
-
-
-def gated_packed_product(
-    kind: int, weights: Tensor, x: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """``silu(gate) * up`` of a product whose matrix holds gates above ups.
-
-    Args:
-        kind: Place in ``KINDS``.
-        weights: ``[2 * width, row_bytes]`` uint8, contiguous.
-        x: ``[rows, in]`` bfloat16; ``in`` is a multiple of 32.
-        bias: ``[2 * width]``.
-
-    Returns:
-        ``[rows, width]``.
-    """
-    x = x.contiguous()
-    (out, row_bytes), (rows, cols) = weights.shape, x.shape
-    y = x.new_empty(rows, out // 2)
-    failed = _library().ferrule_gated_product(
-        kind,
-        weights.data_ptr(),
-        out,
-        cols,
-        row_bytes,
-        x.data_ptr(),
-        rows,
-        None if bias is None else bias.data_ptr(),
+        gated,
         y.data_ptr(),
     )
     if failed:

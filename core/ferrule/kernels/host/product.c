@@ -265,20 +265,17 @@ static int multiply(const Product *p, const bf16 *x_values, long num_x) {
   return 0;
 }
 
+// y[num_x, rows], or gated: y[num_x, rows / 2] = silu of the product's first half times its second,
+// with nothing added. Returns 0, or 1 where there is no memory.
 int ferrule_product(int kind, const uint8_t *weights, long rows, long cols, long row_bytes,
-                    const bf16 *x, long num_x, const bf16 *bias, const bf16 *add_to, bf16 *y) {
-  const Product p = {kind, weights, rows, cols, row_bytes, bias, add_to, y};
-  return multiply(&p, x, num_x);
-}
-
-// y[num_x, rows / 2] = silu of the product's first half times its second.
-int ferrule_gated_product(int kind, const uint8_t *weights, long rows, long cols, long row_bytes,
-                          const bf16 *x, long num_x, const bf16 *bias, bf16 *y) {
-  bf16 *both = malloc(num_x * rows * sizeof(bf16));
-  if (!both) return 1;
-  const Product p = {kind, weights, rows, cols, row_bytes, bias, 0, both};
+                    const bf16 *x, long num_x, const bf16 *bias, const bf16 *add_to, int gated,
+                    bf16 *y) {
+  Product p = {kind, weights, rows, cols, row_bytes, bias, add_to, y};
+  if (!gated) return multiply(&p, x, num_x);
+  p.y = malloc(num_x * rows * sizeof(bf16));
+  if (!p.y) return 1;
   int failed = multiply(&p, x, num_x);
-  if (!failed) ferrule_silu_mul(both, num_x, rows / 2, y);
-  free(both);
+  if (!failed) ferrule_silu_mul(p.y, num_x, rows / 2, y);
+  free(p.y);
   return failed;
 }
