@@ -1,11 +1,11 @@
-"""The engine as the server sees it: a process to start, streams of outputs, and an end."""
+"""The engine as the server sees it: a process to start, requests and their outputs, and an end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import zmq
 import zmq.asyncio
@@ -36,6 +36,9 @@ from ferrule.engine.status import EngineStatus
 from ferrule.errors import EngineDeadError, FerruleError, RequestError
 from ferrule.plan import LoraInfo
 
+Inbox = asyncio.Queue[Output | Exception]
+"""Where outputs arrive; an exception ends all that was to arrive there."""
+
 _RECONNECT_MILLISECONDS = 20
 _QUIET_SECONDS = 0.2
 _FAILED_SECONDS = 2.0
@@ -59,8 +62,7 @@ class EngineClient:
         self._failed: Failed | None = None
         self._is_stopping = False
         self._num_received = 0
-        # None in a stream's queue: the engine is dead.
-        self._streams: dict[str, asyncio.Queue[Output | None]] = {}
+        self._inboxes: dict[str, Inbox] = {}
         self._tickets = itertools.count()
         self._answers: dict[str, asyncio.Future[LoraInfo]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,40 +109,27 @@ class EngineClient:
             await self.stop()
             raise
 
-    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
-        """Yields a request's outputs up to the one with a finish reason.
+    def submit(self, request: Request, inbox: Inbox) -> None:
+        """Gives the engine a request before it returns, so that no other work comes first.
 
-        Closing the iterator before that aborts the request. Only leaving its loop does not close
-        it: use ``contextlib.aclosing``.
+        Args:
+            request: What to generate.
+            inbox: Gets its outputs up to the one with a finish reason, or an EngineDeadError. It
+                may serve several requests.
 
         Raises:
             RequestError: A request of this id is in progress.
             EngineDeadError: The engine process has ended.
         """
-        if request.id in self._streams:
+        if request.id in self._inboxes:
             raise RequestError(f"a request with the id {request.id!r} is in progress already")
-        stream = self._streams[request.id] = asyncio.Queue[Output | None]()
-        is_finished = False
-        try:
-            await self._send(request)
-            while not is_finished:
-                output = await stream.get()
-                if output is None:
-                    raise self._dead_error()
-                is_finished = output.finish_reason is not None
-                yield output
-        finally:
-            del self._streams[request.id]
-            if not is_finished and self.status.state != "dead":
-                await self._send(Abort(ids=[request.id]))
+        self._send(request)
+        self._inboxes[request.id] = inbox
 
-    async def abort(self, ids: Sequence[str]) -> None:
-        """Ends these requests; their iterators give a last output that says so.
-
-        Raises:
-            EngineDeadError: The engine process has ended.
-        """
-        await self._send(Abort(ids=list(ids)))
+    def abort(self, ids: Sequence[str]) -> None:
+        """Ends these requests, of which nothing more arrives; ids that have ended mean nothing."""
+        if running := [id for id in ids if self._inboxes.pop(id, None) is not None]:
+            self._send(Abort(ids=running))
 
     async def load_lora(self, location: str) -> LoraInfo:
         """Has an adapter read, which requests may then name by its content.
@@ -152,7 +141,7 @@ class EngineClient:
         ticket = str(next(self._tickets))
         answer = self._answers[ticket] = asyncio.get_running_loop().create_future()
         try:
-            await self._send(LoadLora(ticket=ticket, location=location))
+            self._send(LoadLora(ticket=ticket, location=location))
             return await answer
         finally:
             del self._answers[ticket]
@@ -163,7 +152,7 @@ class EngineClient:
         Raises:
             EngineDeadError: The engine process has ended.
         """
-        await self._send(UnloadLora(content=content))
+        self._send(UnloadLora(content=content))
 
     async def stop(self, timeout: float = 5.0) -> None:
         """Ends the process and every stream; may be called at any time and twice.
@@ -175,7 +164,7 @@ class EngineClient:
         self._is_stopping = True
         if self._child is not None:
             if self.status.state == "ready":
-                await self._send(Shutdown())
+                self._send(Shutdown())
             await self._child.end(timeout if self.status.state == "ready" else 0)
         for task in self._tasks:
             task.cancel()
@@ -194,10 +183,11 @@ class EngineClient:
         self._socket.set(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
         self._socket.connect(address)
 
-    async def _send(self, message: ToEngine) -> None:
+    def _send(self, message: ToEngine) -> None:
         if self.status.state == "dead":
             raise self._dead_error()
-        await self._socket.send(encode(message))
+        # Nothing to wait for: the queue has no limit, and the message is in it at once.
+        self._socket.send(encode(message))
 
     async def _read(self) -> None:
         while True:
@@ -231,9 +221,11 @@ class EngineClient:
         if message.stats is not None:
             self.stats = message.stats
         for output in message.outputs:
-            # A stream that was closed early is gone, and its last outputs are for nobody.
-            if output.id in self._streams:
-                self._streams[output.id].put_nowait(output)
+            # A request that was aborted is gone, and its last outputs are for nobody.
+            if (inbox := self._inboxes.get(output.id)) is not None:
+                if output.finish_reason is not None:
+                    del self._inboxes[output.id]
+                inbox.put_nowait(output)
 
     async def _watch(self, child: Child) -> None:
         """Waits for the process's end and tells everybody who depends on it."""
@@ -251,8 +243,9 @@ class EngineClient:
         if self.status.state == "dead":
             return
         self.status = EngineStatus(state="dead", progress=self.status.progress, cause=cause)
-        for stream in self._streams.values():
-            stream.put_nowait(None)
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(self._dead_error())
+        self._inboxes.clear()
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self._dead_error())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import Sequence
 from typing import Protocol
 
-from ferrule.engine.messages import EngineInfo, Output, Request, Stats
+from ferrule.engine.client import Inbox
+from ferrule.engine.messages import EngineInfo, Request, Stats
 from ferrule.engine.status import EngineStatus
 from ferrule.plan import LoraInfo
 
@@ -26,12 +27,16 @@ class EngineProtocol(Protocol):
         """What is served; known once the engine is ready."""
         ...
 
-    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
-        """The outputs of one request, the last with a finish reason; closing it early aborts.
+    def submit(self, request: Request, inbox: Inbox) -> None:
+        """Gives it a request, whose outputs arrive in the inbox, the last with a finish reason.
 
         Raises:
-            EngineDeadError: The engine has ended, before or during the request.
+            EngineDeadError: The engine has ended; if it ends later, this arrives in the inbox.
         """
+        ...
+
+    def abort(self, ids: Sequence[str]) -> None:
+        """Ends these requests, of which nothing more arrives."""
         ...
 
     async def load_lora(self, location: str) -> LoraInfo:

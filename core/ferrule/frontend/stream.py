@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 
+from ferrule.engine.client import Inbox
 from ferrule.frontend.completion import Completion, Delta
 from ferrule.frontend.engine_protocol import EngineProtocol
 
 Batch = list[tuple[int, Delta]]
-# Deltas, None for each completion that has ended, or the error that ends all of them.
-Inbox = asyncio.Queue[tuple[int, Delta] | Exception | None]
 
 
 async def stream(
@@ -20,7 +17,9 @@ async def stream(
     """Runs all completions at once.
 
     Whoever stops reading must close the generator (``contextlib.aclosing``) or be cancelled in
-    it: either way what still runs is aborted at once.
+    it: either way what still runs is aborted at once. The requests are with the engine before
+    this waits for the first time: where many clients come at once, the engine begins with the
+    first while the server still reads the others.
 
     Args:
         engine: Where they run.
@@ -35,38 +34,29 @@ async def stream(
         EngineDeadError: The engine ended.
         RequestError: The engine refused one of the requests; the others are aborted.
     """
-    tasks = [
-        asyncio.create_task(_pump(engine, index, completion, inbox))
-        for index, completion in enumerate(completions)
-    ]
-    num_running = len(tasks)
+    running: dict[str, int] = {}
     try:
-        while num_running:
+        for index, completion in enumerate(completions):
+            engine.submit(completion.request, inbox)
+            running[completion.request.id] = index
+        while running:
             items = [await inbox.get()]
             while not inbox.empty():
                 items.append(inbox.get_nowait())
+            batch: Batch = []
             for item in items:
                 if isinstance(item, Exception):
                     raise item
-            num_running -= items.count(None)
-            if batch := [item for item in items if isinstance(item, tuple)]:
+                # What comes after a stop string is for nobody.
+                if (index := running.get(item.id)) is None:
+                    continue
+                completion = completions[index]
+                batch.append((index, completion.push(item)))
+                if completion.finish_reason is not None:
+                    del running[item.id]
+                    if completion.needs_abort:
+                        engine.abort([item.id])
+            if batch:
                 yield batch
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _pump(engine: EngineProtocol, index: int, completion: Completion, inbox: Inbox) -> None:
-    """Puts one completion's deltas into the inbox, then None, or the error that ended it."""
-    try:
-        # Leaving the loop early, by a stop string or a reader that is gone, aborts the request.
-        async with aclosing(engine.generate(completion.request)) as outputs:
-            async for output in outputs:
-                inbox.put_nowait((index, completion.push(output)))
-                if completion.finish_reason is not None:
-                    break
-    except Exception as error:
-        inbox.put_nowait(error)
-    else:
-        inbox.put_nowait(None)
+        engine.abort(list(running))

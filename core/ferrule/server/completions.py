@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from litestar import Request, post
 from litestar.di import NamedDependency
@@ -109,15 +109,17 @@ def _prompts(asked: CompletionRequest) -> list[str | list[int]]:
             f"prompt holds {len(sent)} prompts; at most {_MAX_PROMPTS} are taken at once",
             param="prompt",
         )
-    tokens = [item for item in sent if isinstance(item, int)]
-    prompts = [item for item in sent if not isinstance(item, int)]
-    if tokens and prompts:
+    # One pass, and none in Python: prompts are long.
+    kinds = set(map(type, sent))
+    if kinds == {int}:
+        return [cast(list[int], sent)]
+    if int in kinds:
         raise RequestError(
             "prompt mixes token ids with whole prompts; it must be a text, a list of token ids, "
             "or a list of either",
             param="prompt",
         )
-    return prompts or [tokens]
+    return cast(list[str | list[int]], sent)
 
 
 def _response(job: Job, choices: CompletionChoices, answers: list[Answer]) -> CompletionResponse:

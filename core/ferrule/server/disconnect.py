@@ -18,6 +18,9 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -
 
     No ASGI server cancels the handler of an answer that comes at once, so somebody has to listen.
 
+    The work stays in the caller's task: in one of its own it would begin only after all other
+    requests that have arrived.
+
     Args:
         receive: The request's channel; its body has been read.
         work: What makes the answer.
@@ -25,23 +28,29 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -
     Raises:
         ClientLeftError: The client is gone.
     """
-    working = asyncio.create_task(work)
+    working = asyncio.current_task()
+    assert working is not None, "only a task can be cancelled"
+    has_left = False
+
+    def cancel(listening: asyncio.Task[None]) -> None:
+        nonlocal has_left
+        has_left = True
+        working.cancel()
+
     listening = asyncio.create_task(_disconnect(receive))
+    listening.add_done_callback(cancel)
     try:
-        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientLeftError
+        return await work
+    except asyncio.CancelledError:
+        # Whoever else cancels the task means the task.
+        if has_left and not working.uncancel():
+            raise ClientLeftError from None
+        raise
     finally:
-        await _cancel(working, listening)
+        listening.remove_done_callback(cancel)
+        listening.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

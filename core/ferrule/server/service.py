@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from ferrule.engine.client import Inbox
 from ferrule.engine.limits import Limits
 from ferrule.errors import EngineDeadError, EngineStartingError, ModelNotFoundError
 from ferrule.frontend.answer import Answer
@@ -13,7 +14,7 @@ from ferrule.frontend.completion import Completion
 from ferrule.frontend.engine_protocol import EngineProtocol
 from ferrule.frontend.model import ServedModel
 from ferrule.frontend.prepare import limits_of
-from ferrule.frontend.stream import Batch, Inbox, stream
+from ferrule.frontend.stream import Batch, stream
 from ferrule.server.errors import ServerStoppingError
 from ferrule.server.loras import ServedLoras
 from ferrule.server.metrics import Metrics
@@ -29,7 +30,7 @@ class Service:
         loras: Its adapters.
         metrics: What is counted.
         version: Of ferrule.
-        running: Where the deltas of each HTTP request in progress arrive.
+        running: Where the outputs of each HTTP request in progress arrive.
     """
 
     model: ServedModel

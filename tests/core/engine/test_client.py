@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_runner import VOCAB_SIZE, generate_alone
 
-from ferrule.engine.client import EngineClient
+from ferrule.engine.client import EngineClient, Inbox
 from ferrule.engine.launch import EngineLaunch
 from ferrule.engine.messages import Request
 from ferrule.errors import EngineDeadError, MatchError, RequestError
@@ -45,8 +45,24 @@ def request(id, num_tokens=10, **sampling):
     )
 
 
+async def outputs_of(client, asked):
+    """What arrives for a request, which is aborted when the generator is closed."""
+    inbox = Inbox()
+    client.submit(asked, inbox)
+    finish_reason = None
+    try:
+        while finish_reason is None:
+            output = await inbox.get()
+            if isinstance(output, Exception):
+                raise output
+            finish_reason = output.finish_reason
+            yield output
+    finally:
+        client.abort([asked.id])
+
+
 async def tokens_of(client, asked):
-    return [token async for output in client.generate(asked) for token in output.tokens]
+    return [token async for output in outputs_of(client, asked) for token in output.tokens]
 
 
 async def until(is_true, seconds=5.0):
@@ -95,7 +111,7 @@ async def test_the_status_shows_the_stage_of_a_start():
 
 async def test_a_request_gives_its_tokens_as_they_come():
     async with started() as client:
-        outputs = [output async for output in client.generate(request("a"))]
+        outputs = [output async for output in outputs_of(client, request("a"))]
 
     assert [token for output in outputs for token in output.tokens] == generate_alone(
         request("a"), 4000
@@ -114,14 +130,14 @@ async def test_eight_requests_at_once_each_get_their_own_tokens(wishes):
 
 async def test_a_refused_request_ends_with_its_error_and_the_engine_lives():
     async with started() as client:
-        (output,) = [one async for one in client.generate(request("a", 4000))]
+        (output,) = [one async for one in outputs_of(client, request("a", 4000))]
         assert output.finish_reason == "error"
         assert "4000" in output.error
         assert len(await tokens_of(client, request("b"))) == 20
 
 
 async def test_two_requests_of_one_id_are_refused_before_they_meet():
-    async with started("slow") as client, aclosing(client.generate(request("a"))) as stream:
+    async with started("slow") as client, aclosing(outputs_of(client, request("a"))) as stream:
         await anext(stream)
         with pytest.raises(RequestError, match="in progress"):
             await tokens_of(client, request("a"))
@@ -130,7 +146,7 @@ async def test_two_requests_of_one_id_are_refused_before_they_meet():
 
 async def test_closing_an_iterator_early_aborts_its_request():
     async with started("slow") as client:
-        async with aclosing(client.generate(request("a", max_tokens=3000))) as stream:
+        async with aclosing(outputs_of(client, request("a", max_tokens=3000))) as stream:
             await anext(stream)
         await until(lambda: client.stats.steps_total > 0 and client.stats.running == 0)
 
@@ -138,15 +154,28 @@ async def test_closing_an_iterator_early_aborts_its_request():
         assert client.stats.kv_used == 0
 
 
-async def test_an_aborted_request_ends_its_iterator():
+async def test_an_aborted_request_is_silent_and_unknown_ones_mean_nothing():
     async with started("slow") as client:
-        stream = client.generate(request("a", max_tokens=3000))
-        await anext(stream)
-        await client.abort(["a", "unknown"])
-        rest = [output async for output in stream]
+        inbox = Inbox()
+        client.submit(request("a", max_tokens=3000), inbox)
+        await inbox.get()
+        client.abort(["a", "unknown"])
+        num_arrived = inbox.qsize()
+        await until(lambda: client.stats.steps_total > 0 and client.stats.running == 0)
 
-    assert [output.finish_reason for output in rest[:-1]] == [None] * (len(rest) - 1)
-    assert rest[-1].finish_reason == "abort"
+        assert inbox.qsize() == num_arrived
+        assert client.stats.generation_tokens_total < 100
+
+
+async def test_requests_may_share_an_inbox():
+    async with started() as client:
+        inbox = Inbox()
+        for id in "ab":
+            client.submit(request(id, max_tokens=5), inbox)
+        outputs = [await inbox.get() for _ in range(10)]
+
+    assert sorted(output.id for output in outputs) == [*"aaaaabbbbb"]
+    assert inbox.empty()
 
 
 async def test_figures_arrive_while_the_engine_works_and_when_it_falls_idle():
@@ -161,7 +190,7 @@ async def test_figures_arrive_while_the_engine_works_and_when_it_falls_idle():
 
 async def test_a_killed_engine_ends_every_iterator_at_once():
     async with started("slow") as client:
-        streams = [client.generate(request(id, max_tokens=3000)) for id in "abc"]
+        streams = [outputs_of(client, request(id, max_tokens=3000)) for id in "abc"]
         for stream in streams:
             await anext(stream)
         killed = time.monotonic()
@@ -219,7 +248,7 @@ async def test_a_process_that_says_nothing_is_reported_with_how_it_ended(capfd):
 
 async def test_a_stop_ends_open_iterators_and_the_process():
     async with started("slow") as client:
-        stream = client.generate(request("a", max_tokens=3000))
+        stream = outputs_of(client, request("a", max_tokens=3000))
         await anext(stream)
         pid = client._child.pid
         await client.stop()
@@ -244,7 +273,7 @@ async def test_a_deaf_engine_is_killed_when_it_is_stopped():
 
 async def test_ctrl_c_does_not_reach_the_engine():
     async with started("slow") as client:
-        stream = client.generate(request("a"))
+        stream = outputs_of(client, request("a"))
         await anext(stream)
         os.kill(client._child.pid, signal.SIGINT)
 

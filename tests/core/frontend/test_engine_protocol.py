@@ -8,7 +8,7 @@ from ferrule.engine.client import EngineClient
 from ferrule.frontend.engine_protocol import EngineProtocol
 
 
-@pytest.mark.parametrize("name", ["generate", "stop"])
+@pytest.mark.parametrize("name", ["submit", "abort", "stop"])
 def test_the_client_takes_what_the_protocol_gives(name):
     wanted = inspect.signature(getattr(EngineProtocol, name)).parameters
     offered = inspect.signature(getattr(EngineClient, name)).parameters

@@ -41,6 +41,16 @@ async def test_several_sequences_run_at_once(engine, tokenizer):
     assert engine.aborted == []
 
 
+async def test_requests_are_with_the_engine_before_other_tasks_get_their_turn(engine, tokenizer):
+    seen = []
+
+    async def other():
+        seen.append(len(engine.requests))
+
+    await asyncio.gather(collect(engine, completions(tokenizer, n=3)), other())
+    assert seen == [3]
+
+
 async def test_slow_reader_gets_what_has_piled_up_at_once(engine, tokenizer):
     engine.delay = 0.001
     sizes = []

@@ -108,6 +108,7 @@ class FakeEngine:
         self.info = INFO
         self.requests = []
         self.running = set()
+        self._tasks = {}
         self.aborted = []
         self.is_stopped = False
         self.cached = 0
@@ -118,18 +119,17 @@ class FakeEngine:
         self.delay = delay
         self._script = make_tokenizer().encode(recited, add_special_tokens=False)
 
-    async def generate(self, request):
+    def submit(self, request, inbox):
         self.requests.append(request)
         self.running.add(request.id)
-        is_finished = False
-        try:
-            async for output in self._outputs(request):
-                is_finished = output.finish_reason is not None
-                yield output
-        finally:
-            self.running.discard(request.id)
-            if not is_finished:
-                self.aborted.append(request.id)
+        self._tasks[request.id] = asyncio.create_task(self._recite(request, inbox))
+
+    def abort(self, ids):
+        for id in ids:
+            if id in self.running:
+                self._tasks[id].cancel()
+                self.running.remove(id)
+                self.aborted.append(id)
 
     async def load_lora(self, location):
         if location in self.lora_errors:
@@ -145,6 +145,16 @@ class FakeEngine:
 
     def die(self, cause: str) -> None:
         self.status = EngineStatus(state="dead", cause=cause)
+
+    async def _recite(self, request, inbox):
+        try:
+            async for output in self._outputs(request):
+                if output.finish_reason is not None:
+                    self.running.remove(request.id)
+                inbox.put_nowait(output)
+        except EngineDeadError as error:
+            self.running.remove(request.id)
+            inbox.put_nowait(error)
 
     async def _outputs(self, request):
         sampling = request.sampling

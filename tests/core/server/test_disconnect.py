@@ -30,6 +30,16 @@ async def test_work_that_ends_first_gives_its_result():
     assert await unless_client_leaves(channel(), work()) == 5
 
 
+async def test_work_begins_before_other_tasks_get_their_turn():
+    order = []
+
+    async def note(name):
+        order.append(name)
+
+    await asyncio.gather(unless_client_leaves(channel(), note("work")), note("other"))
+    assert order == ["work", "other"]
+
+
 async def test_errors_of_the_work_pass():
     async def work():
         raise KeyError("x")

@@ -95,10 +95,10 @@ async def test_dead_engine_is_503_with_the_cause(client, engine):
 
 
 async def test_unexpected_failure_is_500_logged_and_kept_back(client, service, caplog):
-    def explode(request):
+    def explode(request, inbox):
         raise ZeroDivisionError("secret detail")
 
-    service.engine.generate = explode
+    service.engine.submit = explode
     with caplog.at_level(logging.ERROR):
         response = await client.post(CHAT, json=BODY)
     assert response.status_code == 500
