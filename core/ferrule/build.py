@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,11 +15,13 @@ from ferrule.assembly import Loaded, Report, assemble, step_bytes
 from ferrule.batch_limits import batch_limits
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.compile_ahead import start_compiling
+from ferrule.compile_helper import CompileHelper
 from ferrule.enable_lora import read_adapters
 from ferrule.engine.engine import Engine
 from ferrule.engine.messages import EngineInfo, Progress
 from ferrule.engine.options import EngineOptions
 from ferrule.errors import OptionError, OutOfMemoryError
+from ferrule.kernels.prepare import preparing
 from ferrule.loading import build, load
 from ferrule.lora import Base
 from ferrule.matching import Match, match
@@ -31,13 +34,16 @@ from ferrule.weight_memory import check_weights_fit, keep_copies, keeps_copies, 
 
 
 def build_engine(
-    options: EngineOptions, report: Report = lambda _: None
+    options: EngineOptions,
+    report: Report = lambda _: None,
+    helpers: Sequence[CompileHelper] = (),
 ) -> tuple[Engine, EngineInfo]:
     """Makes an engine that takes requests.
 
     Args:
         options: What to run and within which limits.
         report: Told of each stage.
+        helpers: Wait to compile kernels; they are the caller's to end if this fails.
 
     Raises:
         FerruleError: The checkpoint, the plugins, the options or the memory do not allow it.
@@ -55,10 +61,11 @@ def build_engine(
     adapters = read_adapters(options, Base(match=chosen, plugins=plugins), report)
     made_of = (dtype, batch_limits(options, device), has_copies)
     num_bytes = weight_bytes(tensors, dtype, device, has_copies=has_copies)
-    with start_compiling(options, chosen, made_of, device, num_bytes) as ahead:
+    with start_compiling(options, chosen, made_of, device, num_bytes, started=helpers) as ahead:
         with plugins.calling(chosen.architecture, "build"):
             module = build(chosen)
-        _load(module, chosen, dtype, device, report)
+        with preparing(device):
+            _load(module, chosen, dtype, device, report)
         if has_copies:
             report(Progress(stage="dequantising a copy for prompts"))
             keep_copies(module)

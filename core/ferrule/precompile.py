@@ -45,11 +45,16 @@ _NUM_BLOCKS = 2
 
 
 def main() -> int:
-    """Does every COUNT-th part from INDEX on: ``INDEX COUNT``, options as a line of JSON on stdin.
+    """Does every COUNT-th part from INDEX on: ``INDEX COUNT`` is a line on stdin, options the next.
 
     Whoever started it keeps stdin open; when that ends, so does this process.
     """
-    index, count = map(int, sys.argv[1:])
+    # The driver begins before anybody needs it; on the device that takes no memory.
+    torch.cuda.is_available()
+    share = sys.stdin.buffer.readline()
+    if not share:
+        return 0
+    index, count = map(int, share.split())
     options = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineOptions)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     device = resolve_device(options.devices)

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest import mock
 
 import msgspec
 import psutil
@@ -17,7 +18,8 @@ import pytest
 import torch
 
 from ferrule import ModelConfig, RopeConfig, compile_ahead
-from ferrule.compile_ahead import num_processes, start_compiling
+from ferrule.compile_ahead import num_helpers, start_compiling
+from ferrule.compile_helper import start_helpers
 from ferrule.engine.options import EngineOptions
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -39,10 +41,11 @@ GIB = 1 << 30
 # Stand-ins: each writes what it was told into a folder, and then does something of its own.
 TELLS = """
 import os, pathlib, subprocess, sys, time
-folder, index, count = sys.argv[1:]
+folder = sys.argv[1]
+index, count = sys.stdin.buffer.readline().split()
 line = sys.stdin.buffer.readline()
-file = pathlib.Path(folder, index)
-file.with_suffix(".part").write_bytes(count.encode() + b" " + line)
+file = pathlib.Path(folder, index.decode())
+file.with_suffix(".part").write_bytes(count + b" " + line)
 file.with_suffix(".part").rename(file)
 """
 SLEEPS = """
@@ -72,10 +75,18 @@ def told(tmp_path):
     return folder
 
 
-def start(told, program=TELLS, *, options=OPTIONS, config=CONFIG, made_of=(), device=GPU):
+def start(
+    told, program=TELLS, *, options=OPTIONS, config=CONFIG, made_of=(), device=GPU, started=()
+):
     chosen = SimpleNamespace(architecture=SimpleNamespace(name="llama"), config=config)
     command = (sys.executable, "-c", program, str(told))
-    return start_compiling(options, chosen, made_of, device, 16 * GIB, command)
+    return start_compiling(
+        options, chosen, made_of, device, 16 * GIB, started=started, command=command
+    )
+
+
+def early(told, count, program=TELLS):
+    return start_helpers(count, (sys.executable, "-c", program, str(told)))
 
 
 def nothing():
@@ -105,8 +116,28 @@ def test_processes_share_the_work_and_get_the_options(told):
         (16, -3 * GIB, 0),
     ],
 )
-def test_as_many_as_cores_and_memory_allow(num_cores, room, count):
-    assert num_processes(num_cores, room) == count
+def test_as_many_as_cores_and_memory_allow(machine, num_cores, room, count):
+    machine.cores = num_cores
+    assert num_helpers(room) == count
+
+
+@pytest.mark.parametrize("num_early", [1, 3, 5])
+def test_those_that_wait_already_are_told_first(told, num_early):
+    started = early(told, num_early)
+    with start(told, started=started) as ahead:
+        ahead.wait(nothing)
+    assert sorted(file.name for file in told.iterdir()) == ["0", "1", "2"]
+    assert all(helper.has_ended for helper in started)
+
+
+def test_those_that_wait_are_ended_where_nothing_is_to_be_compiled(told, monkeypatch):
+    for device, problem in ((CPU, None), (GPU, RuntimeError("CUDA error"))):
+        if problem is not None:
+            monkeypatch.setattr(compile_ahead, "free_memory", mock.Mock(side_effect=problem))
+        started = early(told, 2)
+        with start(told, device=device, started=started):
+            assert all(helper.has_ended for helper in started)
+    assert list(told.iterdir()) == []
 
 
 def test_nothing_is_started_for_a_cpu_or_without_triton(told, monkeypatch, tmp_path):
@@ -171,7 +202,7 @@ def test_a_process_that_fails_harms_nobody(told):
 
 def test_a_program_that_is_not_there_harms_nobody():
     chosen = SimpleNamespace(architecture=SimpleNamespace(name="llama"), config=CONFIG)
-    with start_compiling(OPTIONS, chosen, (), GPU, 0, ("/no/such/program",)) as ahead:
+    with start_compiling(OPTIONS, chosen, (), GPU, 0, command=("/no/such/program",)) as ahead:
         ahead.wait(nothing)
 
 
@@ -234,8 +265,7 @@ def test_what_still_runs_when_the_load_fails_is_killed(told, machine):
 
 # Takes the place of the real work in the real program, which then ends by itself alone.
 HANGS = """
-import sys, time
-sys.argv[1:] = ["0", "1"]
+import time
 from ferrule import precompile
 precompile.resolve_device = lambda name: (print("working", flush=True), time.sleep(600))
 precompile.main()
@@ -249,7 +279,7 @@ def test_the_real_program_ends_when_its_parent_is_gone():
         stdout=subprocess.PIPE,
         start_new_session=True,
     ) as process:
-        process.stdin.write(msgspec.json.encode(OPTIONS) + b"\n")
+        process.stdin.write(b"0 1\n" + msgspec.json.encode(OPTIONS) + b"\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"working\n"
         assert process.poll() is None

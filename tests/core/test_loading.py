@@ -367,3 +367,47 @@ def test_buffers_and_weights_go_to_the_device_asked_for():
     assert sum(tensor.numel() for tensor in tensors_in(module)) == sum(
         math.prod(shape) for shape in STRANGER.values()
     )
+
+
+def parts_match(read):
+    """Twenty plain parameters, read by a function."""
+    names = [f"p{index:02}" for index in range(20)]
+
+    def make_module():
+        module = nn.Module()
+        for name in names:
+            module.register_parameter(name, nn.Parameter(torch.empty(3, 2)))
+        return module
+
+    arrays = {name: random(3, 2, seed=seed) for seed, name in enumerate(names)}
+    made = toy_match(make_module, arrays)
+    stored, made.read = made.read, lambda name: read(name, stored)
+    return made, arrays
+
+
+def test_a_few_tensors_are_read_before_they_are_wanted_and_all_arrive():
+    read, distances = [], []
+
+    def note(name, stored):
+        read.append(name)
+        return stored(name)
+
+    made, arrays = parts_match(note)
+    module = loaded(
+        made, progress=lambda done, total: distances.append(len(read) - done * 20 // total)
+    )
+    for name, array in arrays.items():
+        assert torch.equal(module.get_parameter(name), torch.from_numpy(array))
+    assert read == sorted(arrays)
+    assert min(distances) >= 0
+    assert max(distances) <= 4
+
+
+def test_what_fails_while_it_reads_ahead_ends_the_load():
+    def fails(name, stored):
+        if name == "p07":
+            raise OSError("the disk is gone")
+        return stored(name)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        loaded(parts_match(fails)[0])

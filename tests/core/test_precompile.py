@@ -134,7 +134,7 @@ def test_a_smaller_vocabulary_is_cut_into_products_as_the_whole_one_is(vocab_siz
 
 def program(tiny_llama, stdin):
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "ferrule.precompile", "0", "1"],
+        [sys.executable, "-P", "-m", "ferrule.precompile"],
         stdin=stdin,
         stderr=subprocess.PIPE,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
@@ -145,6 +145,11 @@ def program(tiny_llama, stdin):
 def test_on_a_cpu_nothing_is_compiled(tiny_llama):
     options = EngineOptions(model=str(tiny_llama), devices="cpu")
     with program(tiny_llama, subprocess.PIPE) as process:
-        process.stdin.write(msgspec.json.encode(options) + b"\n")
+        process.stdin.write(b"0 1\n" + msgspec.json.encode(options) + b"\n")
         process.stdin.flush()
+        assert process.wait(60) == 0, process.stderr.read()
+
+
+def test_one_that_is_told_nothing_ends(tiny_llama):
+    with program(tiny_llama, subprocess.DEVNULL) as process:
         assert process.wait(60) == 0, process.stderr.read()

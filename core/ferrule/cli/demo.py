@@ -30,7 +30,7 @@ def demo(server: ServerOptions, ask: Ask = None, devices: Devices = "auto") -> N
 
     options = EngineOptions(model=str(demo_model()), devices=devices)
     if ask is None:
-        with closing(launch_engine()) as launch:
+        with closing(launch_engine(devices)) as launch:
             from ferrule.cli.serving import serve_model
 
             status = serve_model(launch, options, server, name=_NAME)

@@ -15,6 +15,10 @@ _COMMAND = (sys.executable, "-P", "-m", "ferrule.worker")
 _ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def launch_engine() -> EngineLaunch:
-    """An engine process, which imports its libraries while the caller goes on."""
-    return EngineLaunch(_COMMAND, {**_ENVIRONMENT, **cache_environment()})
+def launch_engine(devices: str) -> EngineLaunch:
+    """An engine process, which imports its libraries while the caller goes on.
+
+    Args:
+        devices: Where it is to run; a GPU is made ready meanwhile.
+    """
+    return EngineLaunch((*_COMMAND, devices), {**_ENVIRONMENT, **cache_environment()})

@@ -46,7 +46,7 @@ def serve(
 ) -> None:
     """Serve a checkpoint behind an OpenAI-compatible API."""
     # Before anything else: torch takes seconds to import, in a process of its own.
-    with closing(launch_engine()) as launch:
+    with closing(launch_engine(options.devices)) as launch:
         # The server's libraries cost half a second, which --help need not wait for.
         from ferrule.cli.serving import serve_model
 

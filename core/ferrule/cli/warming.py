@@ -41,7 +41,10 @@ def start_once(options: EngineOptions) -> Start:
     """
     begin = time.monotonic()
     start = Start()
-    with closing(launch_engine()) as launch, start_display(is_transient=True) as display:
+    with (
+        closing(launch_engine(options.devices)) as launch,
+        start_display(is_transient=True) as display,
+    ):
         _, options = open_text_side(options, display)
         run_until_signal(_run(launch, options, display, begin, start))
     return start

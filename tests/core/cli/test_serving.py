@@ -42,7 +42,7 @@ def warnings_of(tiny_llama, capsys):
 
     def run():
         server, options = server_flags(port=0), EngineOptions(model=str(tiny_llama), devices="no")
-        with closing(launch_engine()) as launch, pytest.raises(FerruleError):
+        with closing(launch_engine("cpu")) as launch, pytest.raises(FerruleError):
             serve_model(launch, options, server)
         return [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
 
