@@ -181,7 +181,8 @@ def test_adapters_come_and_go_without_leaving_anything(smollm2, adapters, golden
 @pytest.mark.parametrize("size", [16, 64])
 @pytest.mark.parametrize("scales", [False, True])
 def test_kernels_in_bfloat16(size, scales):
-    from ferrule.kernels.lora import add_low_rank, column_tiles
+    from ferrule.kernels.lora_expand import column_tiles, expand
+    from ferrule.kernels.lora_shrink import shrink
 
     torch.manual_seed(0)
     widths, num_in, max_rank, num_slots, num_rows = (4096, 1024, 1024), 4096, 32, 6, 200
@@ -211,17 +212,9 @@ def test_kernels_in_bfloat16(size, scales):
                 out = out * gains[slot, columns] + biases[slot, columns]
             exact[index, columns] = out
             start += width
-    add_low_rank(
-        x,
-        y,
-        a,
-        b,
-        ranks.int().cuda(),
-        column_tiles(list(widths), x.device),
-        torch.tensor([*slots, -1]).cuda(),
-        torch.tensor([*rows, [-1] * size]).cuda(),
-        gains if scales else None,
-        biases if scales else None,
-    )
+    chunks = torch.tensor([*slots, -1]).cuda(), torch.tensor([*rows, [-1] * size]).cuda()
+    ranks, tiles = ranks.int().cuda(), column_tiles(list(widths), x.device)
+    low = shrink(x, a, ranks, *chunks)
+    expand(low, y, b, ranks, tiles, *chunks, *((gains, biases) if scales else ()))
     error = (y.double() - exact).norm() / exact.norm()
     assert error < 4e-3, error

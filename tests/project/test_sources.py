@@ -24,6 +24,8 @@ WITHOUT_MIRROR = {
     "core/ferrule/errors.py": "classes that hold a message",
     "core/ferrule/hookspecs.py": "tests/project/test_hooks.py",
     "core/ferrule/kernels/heads.py": "for kernels: test_paged_decode.py and test_rotate_write.py",
+    "core/ferrule/kernels/lora_gated.py": "with both halves: test_lora_expand.py",
+    "core/ferrule/kernels/lora_shrink.py": "with what follows it: test_lora_expand.py",
     "core/ferrule/kernels/parts.py": "tests/core/kernels/test_paged_decode.py joins parts",
     "core/ferrule/kernels/follow.py": "only a Hopper device runs it: tests/gpu/test_kernels.py",
     "core/ferrule/kernels/product_tile.py": "for kernels: test_skinny.py and test_packed.py",

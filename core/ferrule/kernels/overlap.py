@@ -19,11 +19,14 @@ from typing import Any
 import torch
 
 _is_on = False
+_comes_after_several = False
 
 
 def launch_options(device: torch.device) -> dict[str, Any]:
     """Keyword arguments for a kernel launch: ``OVERLAP``, and what Triton needs for it."""
-    if _is_on and is_hopper(device):
+    global _comes_after_several
+    has_one_in_front, _comes_after_several = not _comes_after_several, False
+    if _is_on and has_one_in_front and is_hopper(device):
         return {"OVERLAP": True, "launch_pdl": True}
     return {"OVERLAP": False}
 
@@ -37,6 +40,12 @@ def overlapping(value: bool) -> Generator[None]:
         yield
     finally:
         _is_on = before
+
+
+def wait_for_all() -> None:
+    """The kernel that is launched next has several in front, and waits for their ends as ever."""
+    global _comes_after_several
+    _comes_after_several = True
 
 
 @lru_cache

@@ -67,10 +67,6 @@ def _packed_kernel(
     PRECISION: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    if OVERLAP:
-        # Norms and attention, whose few programs find room, may come early. This kernel itself
-        # never does: programs of it that came early would be dealt out unevenly.
-        tl.extra.cuda.gdc_launch_dependents()
     GROUP: tl.constexpr = field(LAYOUT, "group")
     HAS_TOPS: tl.constexpr = field(LAYOUT, "has_tops")
     HAS_MINIMUM: tl.constexpr = field(LAYOUT, "has_minimum")
@@ -87,6 +83,10 @@ def _packed_kernel(
     begin = split * share
     end = tl.minimum(begin + share, num_units)
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    if OVERLAP:
+        # Norms and attention, whose few programs find room, may come early. This kernel itself
+        # never does: programs of it that came early would be dealt out unevenly.
+        tl.extra.cuda.gdc_launch_dependents()
     # Said of the loop, it holds for loads of scales too.
     for unit in tl.range(begin, end, UNITS, num_stages=STAGES):
         for number in tl.static_range(UNITS * CHUNKS):

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ferrule.kernels.beside import is_beside
+
 
 @triton.jit
 def matrix_rows(tile, num_out, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
@@ -102,7 +104,11 @@ def store_tile(
         tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
 
 
-@lru_cache
 def counters_of(device: torch.device, size: int) -> Tensor:
     """How many programs of a tile are done; every launch leaves zeros."""
+    return _counters(device, size, is_beside())
+
+
+@lru_cache
+def _counters(device: torch.device, size: int, is_beside: bool) -> Tensor:
     return torch.zeros(size, dtype=torch.int32, device=device)

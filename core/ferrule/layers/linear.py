@@ -54,9 +54,10 @@ class Linear(nn.Module):
         lora = self.lora
         if lora is None or not lora.is_active:
             return self._multiply(x, add_to)
+        begun = lora.begin(x)
         if not lora.scales:
-            return lora.add(x, self._multiply(x, add_to))
-        y = lora.add(x, self._multiply(x, None))
+            return lora.add(x, self._multiply(x, add_to), begun)
+        y = lora.add(x, self._multiply(x, None), begun)
         return y if add_to is None else add_to.add_(y)
 
     def _multiply(self, x: Tensor, add_to: Tensor | None) -> Tensor:
@@ -90,9 +91,12 @@ class Linear(nn.Module):
 
         ``[..., in_features] -> [..., out_features / 2]``.
         """
-        if len(self.storages) == 1 and (self.lora is None or not self.lora.is_active):
+        if self.lora is not None and self.lora.is_active:
+            begun = self.lora.begin(x)
+            return self.lora.add_gated(x, self._multiply(x, None), begun)
+        if len(self.storages) == 1:
             return self.storages[0].multiply_gated(x, self.bias)
-        return silu_mul(self(x))
+        return silu_mul(self._multiply(x, None))
 
     def weight_shapes(self, path: str) -> dict[str, tuple[int, ...]]:
         """Every part's weight, and its bias if there is one."""

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ferrule.kernels.beside import beside, join
+from ferrule.kernels.product import silu_mul
 from ferrule.layers.lora import Copy, LoraChunks, LoraMode, LoraPart, LoraRows, LoraState, PoolSizes
 
 _RANK_TILE = 16
+_ROWS_BESIDE = 128
 
 
 class LoraPool:
@@ -115,47 +118,93 @@ class LoraPool:
             copies += [(self.gains[slot, columns], gain), (self.biases[slot, columns], bias)]
         return copies
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
+    def begin(self, x: Tensor) -> Tensor | None:
+        """Launches what needs ``x`` alone, so that it runs beside the model's own product.
+
+        Where a product of many rows fills the device, nothing is gained beside it.
+
+        Args:
+            x: ``[tokens, ..., in]``.
+
+        Returns:
+            What ``add`` or ``add_gated`` takes.
+        """
+        chunks = self.state.rows(x.shape[0]).chunks
+        if chunks is None or x.dim() > 2 or x.shape[0] > _ROWS_BESIDE:
+            return None
+        with beside(x.device):
+            return self._shrunk(x, chunks)
+
+    def add(self, x: Tensor, y: Tensor, begun: Tensor | None = None) -> Tensor:
         """Adds to ``y`` what the adapters of its rows have.
 
         Args:
             x: ``[tokens, ..., in]``.
             y: ``[tokens, ..., out]``, the product without adapters; takes the result, unless
                 a row's adapter has more outputs than there are.
+            begun: What ``begin`` gave.
         """
         rows = self.state.rows(x.shape[0])
         if rows.chunks is not None:
-            self._add_by_kernels(x, y, rows.chunks)
+            self._add_by_kernels(x, y, rows.chunks, begun)
             return y
         self._add_plain(x, y, rows)
         return self._widened(x, y, rows) if self.state.mode is LoraMode.OWN else y
 
-    def _add_by_kernels(self, x: Tensor, y: Tensor, chunks: LoraChunks) -> None:
-        # Imported here, for triton need not be installed where there is no CUDA device.
-        from ferrule.kernels.lora import add_low_rank, column_tiles
+    def add_gated(self, x: Tensor, y: Tensor, begun: Tensor | None = None) -> Tensor:
+        """``silu(gate) * up`` of gates and ups, with what the adapters of the rows add to them.
 
-        assert self.a is not None
-        assert self.b is not None
-        assert self.ranks is not None
+        Args:
+            x: ``[tokens, ..., in]``.
+            y: ``[tokens, ..., out]``, gates first: the product without adapters; may be changed.
+            begun: What ``begin`` gave.
+
+        Returns:
+            ``[tokens, ..., out / 2]``.
+        """
+        chunks = self.state.rows(x.shape[0]).chunks
+        if chunks is None or x.dim() > 2 or len(self.parts) != 2:
+            return silu_mul(self.add(x, y, begun))
+        from ferrule.kernels.lora_gated import expand_gated
+
+        low = self._shrunk(x, chunks, begun)
+        _, b, ranks = self._low_rank()
+        return expand_gated(low, y, b, ranks, chunks.slots, chunks.rows, *self._gains())
+
+    def _add_by_kernels(
+        self, x: Tensor, y: Tensor, chunks: LoraChunks, begun: Tensor | None
+    ) -> None:
+        # Imported here, for triton need not be installed where there is no CUDA device.
+        from ferrule.kernels.lora_expand import column_tiles, expand
+
+        _, b, ranks = self._low_rank()
         if self._tiles is None:
             widths = [columns.stop - columns.start for columns in self.columns]
             self._tiles = column_tiles(widths, self.sizes.device)
-        scales = self.scales
         # A token may come as several rows, such as one for each head.
         x, y = (each.flatten(1, -2) if each.dim() > 2 else each.unsqueeze(1) for each in (x, y))
         for place in range(x.shape[1]):
-            add_low_rank(
-                x[:, place],
-                y[:, place],
-                self.a,
-                self.b,
-                self.ranks,
-                self._tiles,
-                chunks.slots,
-                chunks.rows,
-                self.gains if scales else None,
-                self.biases if scales else None,
-            )
+            low = self._shrunk(x[:, place], chunks, begun)
+            gains = self._gains()
+            expand(low, y[:, place], b, ranks, self._tiles, chunks.slots, chunks.rows, *gains)
+
+    def _shrunk(self, x: Tensor, chunks: LoraChunks, begun: Tensor | None = None) -> Tensor:
+        if begun is not None:
+            join(x.device)
+            return begun
+        from ferrule.kernels.lora_shrink import shrink
+
+        a, _, ranks = self._low_rank()
+        return shrink(x, a, ranks, chunks.slots, chunks.rows)
+
+    def _low_rank(self) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.a is not None
+        assert self.b is not None
+        assert self.ranks is not None
+        return self.a, self.b, self.ranks
+
+    def _gains(self) -> tuple[Tensor | None, Tensor | None]:
+        return (self.gains, self.biases) if self.scales else (None, None)
 
     def _add_plain(self, x: Tensor, y: Tensor, rows: LoraRows) -> None:
         for slot, index in rows.groups:

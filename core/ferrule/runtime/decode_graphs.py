@@ -20,7 +20,14 @@ from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
-from ferrule.runtime.lora_slots import LoraSlots, chunk_size, fill_chunks, num_chunks, widened
+from ferrule.runtime.lora_slots import (
+    LoraSlots,
+    chunk_size,
+    fill_chunks,
+    num_chunks,
+    padded,
+    widened,
+)
 from ferrule.runtime.model import Model
 from ferrule.runtime.packet import send
 from ferrule.runtime.shared_blocks import SharedBlocks
@@ -151,7 +158,7 @@ class DecodeGraphs:
         # A slot may have been taken again, so what is shared and which adapters count as well.
         batch = (tuple(slots), None if shared is None else shared.identity, wanted.tobytes())
         if batch != self._sent:
-            self._send(slots, shared, wanted)
+            self._send(key, slots, shared, wanted)
             self._sent = batch
         if not has_graph:
             return self._step(key, wanted)
@@ -170,7 +177,11 @@ class DecodeGraphs:
         return self._loras.of(slots)
 
     def _send(
-        self, slots: Sequence[int], shared: SharedBlocks | None, wanted: NDArray[np.int64]
+        self,
+        key: GraphKey,
+        slots: Sequence[int],
+        shared: SharedBlocks | None,
+        wanted: NDArray[np.int64],
     ) -> None:
         inputs = np.zeros(len(self._inputs), dtype=np.int64)
         rows, starts, of_shared, chunk_slots, chunk_rows = np.split(
@@ -183,8 +194,9 @@ class DecodeGraphs:
             of_shared[:] = shared.slot, shared.num_tokens
         chunk_slots.fill(-1)
         chunk_rows.fill(-1)
-        if self._num_chunks:
-            fill_chunks(wanted, chunk_slots, chunk_rows.reshape(-1, self._chunk_size))
+        if key.lora:
+            by_chunk = chunk_rows.reshape(-1, self._chunk_size)
+            fill_chunks(padded(wanted, key.size), chunk_slots, by_chunk)
         self._inputs.copy_(send([inputs], self._slots.device)[0])
 
     def _applying(
@@ -194,8 +206,7 @@ class DecodeGraphs:
         if self._loras is None or not key.lora:
             return nullcontext()
         if wanted is not None and key.lora is LoraMode.OWN:
-            padding = np.full(key.size - len(wanted), -1, dtype=np.int64)
-            return self._loras.using(np.concatenate((wanted, padding)))
+            return self._loras.using(padded(wanted, key.size))
         count = num_chunks(key.size, self._loras.sizes.num_slots)
         chunks = LoraChunks(slots=self._chunk_slots[:count], rows=self._chunk_rows[:count])
         return self._loras.state.using(key.lora, {key.size: LoraRows(chunks=chunks)})
@@ -230,7 +241,7 @@ class DecodeGraphs:
         """Makes a graph; known: of kernels that have run before."""
         assert self.pool is not None
         # What runs here must not touch a sequence: all rows pad.
-        self._send([], None, np.empty(0, dtype=np.int64))
+        self._send(key, [], None, np.empty(0, dtype=np.int64))
         self._sent = None
         self._sampling.prepare(key.needs)
         overlaps = key.size == 1

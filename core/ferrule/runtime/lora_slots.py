@@ -126,8 +126,8 @@ class LoraSlots:
 
 
 def num_chunks(num_rows: int, num_slots: int) -> int:
-    """The most chunks that so many rows with adapters of so many slots come in."""
-    return num_rows // chunk_size(num_rows) + min(num_slots, num_rows)
+    """The most chunks that so many rows come in, with adapters of so many slots or without one."""
+    return num_rows // chunk_size(num_rows) + min(num_slots + 1, num_rows)
 
 
 def chunk_size(num_rows: int) -> int:
@@ -138,7 +138,7 @@ def chunk_size(num_rows: int) -> int:
 def fill_chunks(
     wanted: NDArray[np.int64], slots: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> None:
-    """Cuts rows into chunks of one adapter each.
+    """Cuts rows into chunks of one adapter each, or of none.
 
     Args:
         wanted: ``[rows]`` adapter slots; -1: none.
@@ -146,13 +146,18 @@ def fill_chunks(
         rows: ``[chunks, size]``, -1 everywhere; takes each chunk's rows.
     """
     chunk, size = 0, rows.shape[1]
-    for slot in _present(wanted):
+    for slot in np.unique(wanted).tolist():
         (of_slot,) = np.nonzero(wanted == slot)
         for first in range(0, len(of_slot), size):
             part = of_slot[first : first + size]
             slots[chunk] = slot
             rows[chunk, : len(part)] = part
             chunk += 1
+
+
+def padded(wanted: NDArray[np.int64], num_rows: int) -> NDArray[np.int64]:
+    """Adapter slots of so many rows, of which those that pad want none."""
+    return np.pad(wanted, (0, num_rows - len(wanted)), constant_values=-1)
 
 
 def grouped(wanted: NDArray[np.int64], device: torch.device) -> LoraRows:

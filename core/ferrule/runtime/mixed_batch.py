@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ferrule.layers.lora import LoraChunks, LoraMode, LoraRows
 from ferrule.plan import Chunk
-from ferrule.runtime.lora_slots import LoraSlots, chunk_size, fill_chunks, num_chunks
+from ferrule.runtime.lora_slots import LoraSlots, chunk_size, fill_chunks, num_chunks, padded
 from ferrule.runtime.shared_blocks import find_shared
 from ferrule.runtime.slots import Slots
 
@@ -196,8 +196,10 @@ class MixedBatch:
             tiles.reshape(-1, 4)[: len(self._tiles)] = self._tiles
         if shape.num_loras:
             size, sample_size = chunk_size(shape.num_rows), chunk_size(num_slots)
-            fill_chunks(self.wanted, parts[14], parts[15].reshape(-1, size))
-            fill_chunks(self.sample_wanted, parts[16], parts[17].reshape(-1, sample_size))
+            wanted = padded(self.wanted, shape.num_rows)
+            sample_wanted = padded(self.sample_wanted, num_slots)
+            fill_chunks(wanted, parts[14], parts[15].reshape(-1, size))
+            fill_chunks(sample_wanted, parts[16], parts[17].reshape(-1, sample_size))
         return out
 
 

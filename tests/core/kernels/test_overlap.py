@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ferrule.kernels import overlap
-from ferrule.kernels.overlap import launch_options, overlapping, shared_memory
+from ferrule.kernels.overlap import launch_options, overlapping, shared_memory, wait_for_all
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -65,3 +65,11 @@ def test_hopper_and_later_have_it(monkeypatch, capability, expected):
 
 def test_a_host_stands_in_for_a_device_with_room():
     assert shared_memory(torch.device("cpu")) == 227 * 1024
+
+
+@pytest.mark.usefixtures("hopper")
+def test_what_comes_after_several_kernels_waits_as_ever_and_the_next_does_not():
+    with overlapping(True):
+        wait_for_all()
+        assert not is_on()
+        assert is_on()

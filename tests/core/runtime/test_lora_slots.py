@@ -44,11 +44,13 @@ def test_rows_fall_into_groups_and_runs_are_slices():
     assert groups[2].tolist() == [0, 2, 4, 5]
 
 
-def test_every_row_is_in_one_chunk_of_its_adapter():
+def test_every_row_is_in_one_chunk_of_its_adapter_or_of_none():
     slots, rows = np.full(6, -1), np.full((6, 3), -1)
     fill_chunks(WANTED, slots, rows)
-    assert slots.tolist() == [0, 1, 2, 2, -1, -1]
-    assert rows[:4].tolist() == [[3, -1, -1], [7, -1, -1], [0, 2, 4], [5, -1, -1]]
+    without = np.nonzero(WANTED < 0)[0].tolist()
+    assert slots.tolist() == [-1, 0, 1, 2, 2, -1]
+    assert rows[0, : len(without)].tolist() == without
+    assert rows[1:5].tolist() == [[3, -1, -1], [7, -1, -1], [0, 2, 4], [5, -1, -1]]
 
 
 @pytest.mark.parametrize("num_rows", [1, 15, 16, 17, 100, 257, 2048])
@@ -61,7 +63,9 @@ def test_there_are_chunks_for_every_mix(num_rows, num_slots):
         slots, rows = np.full(count, -1), np.full((count, size), -1)
         wanted = rng.integers(-1, most, num_rows)
         fill_chunks(wanted, slots, rows)
-        assert sorted(rows[rows >= 0]) == np.nonzero(wanted >= 0)[0].tolist()
+        assert sorted(rows[rows >= 0]) == list(range(num_rows))
+        for slot, of_chunk in zip(slots, rows, strict=True):
+            assert set(wanted[of_chunk[of_chunk >= 0]]) <= {slot}
 
 
 def test_logits_are_widened_with_what_nobody_chooses():

@@ -7,12 +7,16 @@ import pytest
 pytest.importorskip("triton", reason="triton exists for Linux only")
 
 SETUP = """
-from ferrule.kernels import lora
-from ferrule.kernels.lora import add_low_rank, column_tiles
+from ferrule.kernels import lora_shrink
+from ferrule.kernels.lora_expand import column_tiles, expand
+from ferrule.kernels.lora_gated import expand_gated
+from ferrule.kernels.lora_shrink import shrink
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 
-def check(dtype, size, widths=(96, 16, 40), num_in=200, max_rank=32, scales=False, x_pad=5):
+def check(
+    dtype, size, widths=(96, 16, 40), num_in=200, max_rank=32, scales=False, x_pad=5, gated=False
+):
     num_slots, num_parts, num_rows, num_out = 4, len(widths), 50, sum(widths)
     x = within(num_in + x_pad, torch.randn(num_rows, num_in).to(dtype))
     y = torch.randn(num_rows, num_out).to(dtype)
@@ -44,11 +48,23 @@ def check(dtype, size, widths=(96, 16, 40), num_in=200, max_rank=32, scales=Fals
             part = of_slot[first : first + size]
             slots.append(slot)
             rows.append(part + [-1] * (size - len(part)))
+    # Rows without an adapter come in chunks as well.
+    for first in range(0, num_rows, size):
+        part = (wanted < 0).nonzero()[first : first + size, 0].tolist()
+        slots.append(-1)
+        rows.append(part + [-1] * (size - len(part)))
+    slots, rows = torch.tensor(slots), torch.tensor(rows)
     untouched = y[wanted < 0].clone()
-    add_low_rank(
-        x, y, a, b, ranks, column_tiles(list(widths), x.device),
-        torch.tensor([*slots, -1]), torch.tensor([*rows, [-1] * size]), gains, biases,
-    )
+    for _ in range(2):  # counters of splits are left as they were found
+        low = shrink(x, a, ranks, slots, rows)
+    if gated:
+        out = expand_gated(low, y, b, ranks, slots, rows, gains, biases)
+        gate, up = exact.chunk(2, 1)
+        exact = torch.nn.functional.silu(gate) * up
+        assert error(out, exact) < 2 * TOLERANCE[dtype], (dtype, size, error(out, exact))
+        return
+    tiles = column_tiles(list(widths), x.device)
+    expand(low, y, b, ranks, tiles, slots, rows, gains, biases)
     assert torch.equal(y[wanted < 0], untouched), "rows without an adapter"
     assert error(y, exact) < TOLERANCE[dtype], (dtype, size, widths, error(y, exact))
 """
@@ -61,9 +77,19 @@ def check(dtype, size, widths=(96, 16, 40), num_in=200, max_rank=32, scales=Fals
         "check(torch.float16, 16, scales=True)",
         "check(torch.float32, 64, scales=True)",
         "check(torch.float32, 16, widths=(130,), num_in=256, max_rank=16)",
-        "lora._PROGRAMS = 1; check(torch.float32, 16, widths=(32, 32))",
+        "lora_shrink._PROGRAMS = 1; check(torch.float32, 16, widths=(32, 32))",
+        "check(torch.float32, 16, widths=(140, 140), gated=True)",
+        "check(torch.float16, 64, widths=(40, 40), scales=True, gated=True)",
     ],
-    ids=["parts", "gains and biases", "large chunks", "a column over a tile", "one split"],
+    ids=[
+        "parts",
+        "gains and biases",
+        "large chunks",
+        "a column over a tile",
+        "one split",
+        "gated",
+        "gated with gains",
+    ],
 )
 def test_each_row_gets_what_its_adapter_adds(interpret, program):
     interpret(SETUP + program)
