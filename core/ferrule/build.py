@@ -16,7 +16,7 @@ from ferrule.batch_limits import batch_limits
 from ferrule.checkpoint.open import open_checkpoint
 from ferrule.compile_ahead import start_compiling
 from ferrule.compile_helper import CompileHelper
-from ferrule.enable_lora import read_adapters
+from ferrule.enable_lora import num_lora_slots, read_adapters
 from ferrule.engine.engine import Engine
 from ferrule.engine.messages import EngineInfo, Progress
 from ferrule.engine.options import EngineOptions
@@ -59,7 +59,7 @@ def build_engine(
     has_copies, tensors = options.gguf_resident_copy == "on", chosen.checkpoint.tensors
     check_weights_fit(tensors, dtype, device, has_copies=has_copies)
     adapters = read_adapters(options, Base(match=chosen, plugins=plugins), report)
-    made_of = (dtype, batch_limits(options, device), has_copies)
+    made_of = (dtype, batch_limits(options, device), has_copies, num_lora_slots(options))
     num_bytes = weight_bytes(tensors, dtype, device, has_copies=has_copies)
     with start_compiling(options, chosen, made_of, device, num_bytes, started=helpers) as ahead:
         with plugins.calling(chosen.architecture, "build"):

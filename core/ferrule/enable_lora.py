@@ -88,6 +88,48 @@ def read_adapters(
     return NamedAdapters(base=base, by_name=adapters, rank=_rank(options, adapters))
 
 
+def num_lora_slots(options: EngineOptions) -> int:
+    """Adapters that the device has room for; 0: none are served."""
+    if not options.enable_lora:
+        return 0
+    if options.max_loras is not None:
+        return options.max_loras
+    if options.enable_lora_updates:
+        return _DEFAULT_SLOTS
+    return min(max(len(dict(options.lora_paths)), 1), _DEFAULT_SLOTS)
+
+
+def touched_everywhere(
+    options: EngineOptions,
+    model: nn.Module,
+    *,
+    max_batch_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> LoraSlots | None:
+    """Room that an adapter of all layers' products would have, to compile kernels with.
+
+    Kernels do not depend on the rank, so it has the least.
+
+    Args:
+        options: What was asked for.
+        model: Its layers and sizes count, not its weights.
+        max_batch_size: Sequences that run together.
+        dtype: Of activations.
+        device: Where the model is.
+
+    Returns:
+        The room; None: no adapters are served.
+    """
+    num_slots = num_lora_slots(options)
+    if not num_slots:
+        return None
+    sizes = PoolSizes(num_slots=num_slots, rank=1, dtype=dtype, device=device)
+    slots = LoraSlots(model, sizes, max_batch_size)
+    slots.touch_linears()
+    return slots
+
+
 def enable_lora(
     options: EngineOptions,
     named: NamedAdapters,
@@ -118,7 +160,7 @@ def enable_lora(
         return open_adapter(location, base=base)
 
     sizes = PoolSizes(
-        num_slots=options.max_loras or _num_slots(options, adapters),
+        num_slots=num_lora_slots(options),
         rank=named.rank,
         dtype=dtype,
         device=device,
@@ -147,12 +189,6 @@ def enable_lora(
     return EnabledLora(
         slots=slots, store=store, infos=infos, rank=sizes.rank, num_added_rows=num_added_rows
     )
-
-
-def _num_slots(options: EngineOptions, adapters: Mapping[str, Adapter]) -> int:
-    if options.enable_lora_updates:
-        return _DEFAULT_SLOTS
-    return min(max(len(adapters), 1), _DEFAULT_SLOTS)
 
 
 def _rank(options: EngineOptions, adapters: Mapping[str, Adapter]) -> int:

@@ -24,6 +24,7 @@ from torch import nn
 from ferrule.batch_limits import batch_limits
 from ferrule.build import find_match
 from ferrule.checkpoint.checkpoint import TensorInfo
+from ferrule.enable_lora import touched_everywhere
 from ferrule.engine.options import EngineOptions
 from ferrule.loading import account, build, formats_by_owner
 from ferrule.matching import Match
@@ -34,6 +35,7 @@ from ferrule.runtime.device import resolve_device, resolve_dtype
 from ferrule.runtime.kernel_attention import fits_kernels
 from ferrule.runtime.kernel_runner import KernelRunner
 from ferrule.runtime.kv_cache import KVCache
+from ferrule.runtime.lora_slots import LoraSlots
 from ferrule.runtime.model import Model
 from ferrule.weight_memory import keep_copies
 
@@ -65,8 +67,12 @@ def main() -> int:
         keep_copies(module)
     model = cast("Model", module)
     if fits_kernels(model.attention_specs(), device):
-        compile_layers(module)
-        runner = _runner(model, options, chosen.config, dtype, device)
+        limits = batch_limits(options, device)
+        loras = touched_everywhere(
+            options, module, max_batch_size=limits.num_sequences, dtype=dtype, device=device
+        )
+        compile_layers(module, lora=loras and loras.state)
+        runner = _runner(model, loras, options, chosen.config, dtype, device)
         with torch.inference_mode():
             for job in runner.compile_jobs()[index::count]:
                 job()
@@ -124,6 +130,7 @@ def num_layers_of_all_formats(tensors: Mapping[str, TensorInfo]) -> int:
 
 def _runner(
     model: Model,
+    loras: LoraSlots | None,
     options: EngineOptions,
     config: ModelConfig,
     dtype: torch.dtype,
@@ -150,6 +157,7 @@ def _runner(
         vocab_size=vocab_size,
         num_known_tokens=max(vocab_size - num_unknown, 1),
         device=device,
+        loras=loras,
     )
 
 

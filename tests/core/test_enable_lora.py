@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
+from ferrule.enable_lora import num_lora_slots, touched_everywhere
+from ferrule.engine.options import EngineOptions
 from ferrule.errors import LoadError, OptionError
+from ferrule.layers import Embedding, Linear
+from ferrule.layers.lora import LoraMode
 from ferrule.llm import LLM
 
 
@@ -65,3 +71,27 @@ def test_a_broken_adapter_ends_the_start(load, tmp_path):
     config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
     with pytest.raises(LoadError):
         load(enable_lora=True, lora_paths=(("a", path),))
+
+
+def test_kernels_are_compiled_for_as_many_slots_as_there_will_be():
+    def slots(**options):
+        return num_lora_slots(EngineOptions(model="m", **options))
+
+    paths = tuple((name, "p") for name in "abc")
+    assert slots() == 0
+    assert slots(enable_lora=True) == 1
+    assert slots(enable_lora=True, lora_paths=paths) == 3
+    assert slots(enable_lora=True, lora_paths=paths * 4) == 3, "a name given twice"
+    assert slots(enable_lora=True, lora_paths=paths, enable_lora_updates=True) == 8
+    assert slots(enable_lora=True, lora_paths=paths, max_loras=2) == 2
+
+
+def test_every_layer_has_work_for_an_adapter_where_kernels_are_compiled():
+    model = nn.ModuleDict({"p": Linear(4, {"a": 3, "b": 5}), "e": Embedding(6, 4, tied=False)})
+    named = {"max_batch_size": 4, "dtype": torch.float32, "device": torch.device("cpu")}
+    assert touched_everywhere(EngineOptions(model="m"), model, **named) is None
+    model["p"].weight_shapes("p")
+    slots = touched_everywhere(EngineOptions(model="m", enable_lora=True), model, **named)
+    assert slots.version == 1
+    with slots.state.using(LoraMode.DELTAS, {}):
+        assert model["p"].lora.is_active

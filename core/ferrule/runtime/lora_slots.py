@@ -102,10 +102,21 @@ class LoraSlots:
 
     def allocate_linears(self) -> None:
         """Makes room for low-rank products in all layers, whatever adapters will touch."""
+        for name, part in self._linears():
+            self.num_bytes += self.sites[name].allocate(part)
+
+    def touch_linears(self) -> None:
+        """Has all layers do what an adapter of all of them would need."""
+        self.allocate(self._linears())
+
+    def _linears(self) -> list[tuple[str, LoraPart]]:
+        """A low-rank part for each weight of the layers that is multiplied."""
         low_rank = LoraPart(a=torch.empty(0), b=torch.empty(0))
-        for name, site in self.sites.items():
-            if not site.gathers and name != HEAD:
-                self.num_bytes += site.allocate(low_rank)
+        return [
+            (name, low_rank)
+            for name, site in self.sites.items()
+            if not site.gathers and name != HEAD
+        ]
 
     def place(self, slot: int, lora: PreparedLora) -> list[Copy]:
         """Takes an adapter into a slot; returns the copies that are still to be made."""
