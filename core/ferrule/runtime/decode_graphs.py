@@ -79,6 +79,10 @@ class DecodeGraphs:
         sampling: The slots' settings.
         pool: Makes the graphs; None: no graphs, the same step runs kernel by kernel.
         loras: The model's adapters; None: it takes none.
+
+    Attributes:
+        warm: What rows may need of adapters in a step without more whose kernels have all run.
+        pool: As given.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class DecodeGraphs:
         self._rows.fill_(slots.padding_slot)
         self._sent: object = None
         self._graphs: dict[GraphKey, tuple[torch.cuda.CUDAGraph, Sampled]] = {}
+        self.warm: frozenset[LoraMode] = frozenset()
         self.pool = pool
 
     @property
@@ -152,15 +157,15 @@ class DecodeGraphs:
         lora = LoraMode.OFF if self._loras is None else self._loras.mode(wanted)
         key = GraphKey(size, needs, shared is not None, lora)
         self._sampling.prepare(needs)
-        has_graph = self.pool is not None and lora is not LoraMode.OWN
-        if has_graph and key not in self._graphs:
+        pool = None if lora is LoraMode.OWN else self.pool
+        if pool is not None and key not in self._graphs and pool.may_capture():
             self.capture(key)
         # A slot may have been taken again, so what is shared and which adapters count as well.
         batch = (tuple(slots), None if shared is None else shared.identity, wanted.tobytes())
         if batch != self._sent:
             self._send(key, slots, shared, wanted)
             self._sent = batch
-        if not has_graph:
+        if pool is None or key not in self._graphs:
             return self._step(key, wanted)
         graph, sampled = self._graphs[key]
         graph.replay()
@@ -169,6 +174,7 @@ class DecodeGraphs:
     def drop_lora(self) -> None:
         """Forgets what was captured for rows with adapters: layers have more to do for them."""
         self._graphs = {key: made for key, made in self._graphs.items() if not key.lora}
+        self.warm &= {LoraMode.OFF}
 
     def _wanted(self, slots: Sequence[int]) -> NDArray[np.int64]:
         """``[slots]``: the adapter slots that these want; -1: none."""
@@ -237,9 +243,10 @@ class DecodeGraphs:
         slots.lengths[slots.padding_slot :].zero_()
         return Sampled(tokens=chosen, described=described)
 
-    def capture(self, key: GraphKey, *, is_known: bool = False) -> None:
-        """Makes a graph; known: of kernels that have run before."""
+    def capture(self, key: GraphKey) -> None:
+        """Makes a graph."""
         assert self.pool is not None
+        is_known = key.lora in self.warm and key.needs == Needs() and not key.shares
         # What runs here must not touch a sequence: all rows pad.
         self._send(key, [], None, np.empty(0, dtype=np.int64))
         self._sent = None

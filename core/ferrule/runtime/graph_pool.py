@@ -9,6 +9,9 @@ import torch
 
 Result = TypeVar("Result")
 
+_REST = 4
+"""Steps without a graph of theirs that run before another is made."""
+
 
 class GraphPool:
     """Makes graphs; they share memory, for they never run together."""
@@ -16,6 +19,16 @@ class GraphPool:
     def __init__(self) -> None:
         self._memory = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
+        self._num_without = 0
+
+    def may_capture(self) -> bool:
+        """Whether the step that asks, which lacks a graph, is to be kept waiting for one.
+
+        That takes as long as a few steps. Not soon after another was made: streams would wait for
+        several in a row; steps that ask meanwhile run without.
+        """
+        self._num_without += 1
+        return self._num_without > _REST
 
     def capture(
         self, step: Callable[[], Result], *, is_known: bool = False
@@ -44,4 +57,5 @@ class GraphPool:
                 result = step()
             finally:
                 graph.capture_end()
+        self._num_without = 0
         return graph, result

@@ -106,6 +106,9 @@ class KernelRunner:
         for done, job in enumerate(jobs, 1):
             job()
             report(done, len(jobs))
+        has_deltas = self.loras is not None and self.loras.version > 0
+        warm = {LoraMode.OFF, LoraMode.DELTAS} if has_deltas else {LoraMode.OFF}
+        self.graphs.warm = self.mixed.warm = frozenset(warm)
 
     def warm_up_jobs(self) -> list[Callable[[], None]]:
         """The warm-up's graphs that have new kernels, for ``torch.inference_mode``.
@@ -151,13 +154,12 @@ class KernelRunner:
         """Captures of the graphs that are not there yet, the likeliest first."""
         captures: list[Callable[[], None]] = []
         for shares in (False, True):
-            # Kernels of plain steps have run in the warm-up.
-            for key in self.graphs.missing(shares=shares):
-                is_known = not (shares or key.lora)
-                captures.append(partial(self.graphs.capture, key, is_known=is_known))
-            for shape in self.mixed.missing(shares=shares):
-                is_known = not (shares or shape.lora)
-                captures.append(partial(self.mixed.capture, shape, is_known=is_known))
+            captures += [
+                partial(self.graphs.capture, key) for key in self.graphs.missing(shares=shares)
+            ]
+            captures += [
+                partial(self.mixed.capture, shape) for shape in self.mixed.missing(shares=shares)
+            ]
         return captures
 
     @torch.inference_mode()

@@ -21,7 +21,7 @@ from ferrule.runtime.device_slots import DeviceSlots
 from ferrule.runtime.graph_pool import GraphPool
 from ferrule.runtime.kernel_attention import Rows, attends
 from ferrule.runtime.kv_cache import KVCache
-from ferrule.runtime.lora_slots import LoraSlots
+from ferrule.runtime.lora_slots import LoraSlots, padded
 from ferrule.runtime.mixed_batch import (
     MixedBatch,
     MixedTensors,
@@ -70,6 +70,10 @@ class MixedGraphs:
         max_tokens: Most tokens of a step.
         pool: Makes the graphs; None: no graphs, the same step runs kernel by kernel.
         loras: The model's adapters; None: it takes none.
+
+    Attributes:
+        warm: What rows may need of adapters in a step without more whose kernels have all run.
+        pool: As given.
     """
 
     def __init__(
@@ -91,11 +95,13 @@ class MixedGraphs:
         self._scrap_row = cache.scrap_block * cache.block_size
         self._graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Tensor, MixedTensors, Tensor]] = {}
         self._loras = loras
+        self.warm: frozenset[LoraMode] = frozenset()
         self.pool = pool
 
     def drop_lora(self) -> None:
         """Forgets what was captured for rows with adapters: layers have more to do for them."""
         self._graphs = {shape: made for shape, made in self._graphs.items() if not shape.lora}
+        self.warm &= {LoraMode.OFF}
 
     @property
     def shapes(self) -> list[Shape]:
@@ -135,12 +141,15 @@ class MixedGraphs:
             batch: What runs.
             wants_all: Whether the rows that give no token are wanted too.
         """
-        shape = None
-        if self.pool and not wants_all and batch.shape.lora is not LoraMode.OWN:
+        shape, pool = None, self.pool
+        if not wants_all and batch.shape.lora is not LoraMode.OWN:
             shape = padded_shape(batch.shape, num_slots=self._num_slots)
-        if shape is None:
-            return self._run_plain(batch, wants_all=wants_all)
+        if pool is None or shape is None:
+            return self._run_plain(batch, batch.shape, wants_all=wants_all)
         if shape not in self._graphs:
+            if not pool.may_capture():
+                # Padded all the same: kernels are compiled for how inputs lie beside each other.
+                return self._run_plain(batch, shape)
             self.capture(shape)
         graph, numbers, inputs, hidden = self._graphs[shape]
         host = batch.numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
@@ -148,22 +157,21 @@ class MixedGraphs:
         graph.replay()
         return Computed(inputs=inputs, hidden=hidden, is_narrow=self._narrows(shape))
 
-    def _run_plain(self, batch: MixedBatch, *, wants_all: bool) -> Computed:
-        host = batch.numbers(batch.shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
+    def _run_plain(self, batch: MixedBatch, shape: Shape, *, wants_all: bool = False) -> Computed:
+        host = batch.numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
         source = torch.from_numpy(host) if self._slots.device.type == "cpu" else _pinned(host)
         numbers = source.to(self._slots.device, non_blocking=True)
-        inputs = tensors_of(numbers, batch.shape, num_slots=self._num_slots)
-        is_narrow = self._narrows(batch.shape) and not wants_all
-        if self._loras is not None and batch.shape.lora is LoraMode.OWN:
+        inputs = tensors_of(numbers, shape, num_slots=self._num_slots)
+        is_narrow = self._narrows(shape) and not wants_all
+        if self._loras is not None and shape.lora is LoraMode.OWN:
             rows = [batch.wanted]
             if is_narrow:
-                rows.append(np.full(self._num_slots, -1, dtype=np.int64))
-                rows[1][: len(batch.sample_wanted)] = batch.sample_wanted
+                rows.append(padded(batch.sample_wanted, self._num_slots))
             applying = self._loras.using(*rows)
         else:
-            applying = self._applying(inputs, batch.shape)
+            applying = self._applying(inputs, shape)
         with applying:
-            hidden = self._step(inputs, batch.shape, is_narrow=is_narrow)
+            hidden = self._step(inputs, shape, is_narrow=is_narrow)
         return Computed(inputs=inputs, hidden=hidden, is_narrow=is_narrow)
 
     def _narrows(self, shape: Shape) -> bool:
@@ -171,14 +179,15 @@ class MixedGraphs:
         can = bool(getattr(self._model, "narrows", False))
         return can and shape.num_tiles > 0 and shape.num_rows > self._num_slots
 
-    def capture(self, shape: Shape, *, is_known: bool = False) -> None:
-        """Makes the graph of a shape; known: of kernels that have run before."""
+    def capture(self, shape: Shape) -> None:
+        """Makes the graph of a shape."""
         assert self.pool is not None
         # What runs here touches no sequence: all rows pad.
         host = padding_numbers(shape, num_slots=self._num_slots, scrap_row=self._scrap_row)
         numbers = torch.from_numpy(host).to(self._slots.device)
         inputs = tensors_of(numbers, shape, num_slots=self._num_slots)
         is_narrow = self._narrows(shape)
+        is_known = shape.lora in self.warm and not shape.shares
         with self._applying(inputs, shape):
             graph, hidden = self.pool.capture(
                 lambda: self._step(inputs, shape, is_narrow=is_narrow), is_known=is_known

@@ -142,16 +142,39 @@ class Counted:
         return self.kernel[grid]
 
 
+POOLS = []
+
+
+class NeverCaptures:
+    """For steps that could have a graph and have none yet."""
+
+    num_asked = 0
+
+    def may_capture(self):
+        self.num_asked += 1
+        return False
+
+
+def without_graphs(*args, is_padded, **options):
+    runner = KernelRunner(*args, captures=False, **options)
+    if is_padded:
+        runner.graphs.pool = runner.mixed.pool = pool = NeverCaptures()
+        POOLS.append(pool)
+    return runner
+
+
 def main():
     shared_prefix._prefix_kernel = Counted(shared_prefix._prefix_kernel)
     model = make_model()
     asked = list(requests())
-    for num_blocks in (20,):
-        plain, _ = run(ModelRunner, model, asked, num_blocks)
-        kernels, stats = run(partial(KernelRunner, captures=False), model, asked, num_blocks)
+    num_blocks = 20
+    plain, _ = run(ModelRunner, model, asked, num_blocks)
+    for is_padded in (False, True):
+        make = partial(without_graphs, is_padded=is_padded)
+        kernels, stats = run(make, model, asked, num_blocks)
         for id in plain:
             tokens = [[t for o in outputs[id] for t in o.tokens] for outputs in (plain, kernels)]
-            assert tokens[0] == tokens[1], (num_blocks, id, tokens)
+            assert tokens[0] == tokens[1], (is_padded, id, tokens)
             assert plain[id][-1].finish_reason == kernels[id][-1].finish_reason, id
             described = [
                 [entry for o in outputs[id] for entry in (o.logprobs or [])]
@@ -163,6 +186,7 @@ def main():
         assert stats.preemptions_total > 0, stats
         assert stats.prefix_hits_total > 0, stats
     assert shared_prefix._prefix_kernel.num_calls > 0
+    assert POOLS[0].num_asked > 20
     print("equal")
 
 

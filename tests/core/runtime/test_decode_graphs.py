@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ferrule.layers.attention import AttentionSpec
+from ferrule.layers.lora import LoraMode
 from ferrule.runtime import packet
 from ferrule.runtime.decode_graphs import FIRST_SIZES, DecodeGraphs, GraphKey, graph_size
 from ferrule.runtime.device_sampling import Needs
@@ -171,3 +172,43 @@ def test_what_is_missing_is_every_size_that_a_batch_takes(parts):
     assert parts.graphs.missing() == [keys[0], *keys[2:]]
     shared = [GraphKey(size, shares=True) for size in (2, 4, 6)]
     assert parts.graphs.missing(shares=True) == shared, "one sequence shares with nobody"
+
+
+class Pool:
+    """Records what it is asked to make; a replay gives what the step gave."""
+
+    may = False
+
+    def __init__(self):
+        self.made = []
+
+    def may_capture(self):
+        return self.may
+
+    def capture(self, step, *, is_known):
+        self.made.append(is_known)
+        result = step()
+        return SimpleNamespace(replay=step), result
+
+
+def test_a_step_without_a_graph_runs_as_it_is_until_one_may_be_made(parts):
+    parts.graphs.pool = pool = Pool()
+    assert run(parts, [4, 1]) == [140, 110]
+    assert pool.made == []
+    assert parts.graphs.keys == []
+    pool.may = True
+    run(parts, [4, 1])
+    run(parts, [4, 1])
+    assert parts.graphs.keys == [GraphKey(2)]
+    assert pool.made == [False], "once, and nothing of its kind has run in a warm-up"
+
+
+def test_kernels_of_the_warm_up_are_not_run_before_more_graphs_are_made(parts):
+    parts.graphs.pool = pool = Pool()
+    parts.graphs.warm = frozenset({LoraMode.OFF})
+    parts.graphs.capture(GraphKey(2))
+    parts.graphs.capture(GraphKey(2, shares=True))
+    assert pool.made == [True, False]
+    parts.graphs.warm = frozenset({LoraMode.OFF, LoraMode.DELTAS})
+    parts.graphs.drop_lora()
+    assert parts.graphs.warm == {LoraMode.OFF}, "layers have more to do for adapters now"

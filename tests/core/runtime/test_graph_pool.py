@@ -58,3 +58,11 @@ def test_a_step_that_fails_leaves_no_recording_open(events):
     with pytest.raises(RuntimeError, match="out of memory"):
         GraphPool().capture(step)
     assert events[-1] == "end"
+
+
+@pytest.mark.usefixtures("events")
+def test_streams_never_wait_for_two_graphs_in_a_row():
+    pool = GraphPool()
+    assert [pool.may_capture() for _ in range(6)] == [False] * 4 + [True] * 2
+    pool.capture(lambda: None)
+    assert [pool.may_capture() for _ in range(5)] == [False] * 4 + [True]

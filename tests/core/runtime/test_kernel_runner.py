@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ferrule.layers.attention import AttentionSpec
+from ferrule.layers.lora import LoraMode
 from ferrule.runtime import kernel_runner
 from ferrule.runtime.decode_graphs import GraphKey
 from ferrule.runtime.kernel_runner import KernelRunner
@@ -64,17 +65,15 @@ def captured(monkeypatch):
             device=torch.device("cpu"),
             captures=False,
         )
-        keys, known = [], []
+        keys = []
         for graphs in (runner.graphs, runner.mixed):
 
-            def capture(key, is_known=False, graphs=graphs):
+            def capture(key, graphs=graphs):
                 keys.append(key)
-                known.extend([key] * is_known)
                 graphs._graphs[key] = None
 
             monkeypatch.setattr(graphs, "capture", capture)
             monkeypatch.setattr(graphs, "pool", (0, 0))
-        runner.known = known
         return runner, keys
 
     monkeypatch.setattr(kernel_runner, "_has_room", lambda device: True)
@@ -85,9 +84,10 @@ def test_the_warm_up_captures_all_first_ones_the_largest_first(captured):
     runner, keys = captured(256)
     told = []
     sizes, shapes = runner.graphs.first_sizes(), runner.mixed.first_shapes()
+    assert runner.graphs.warm == runner.mixed.warm == set()
     runner.warm_up(lambda done, total: told.append((done, total)))
+    assert runner.graphs.warm == runner.mixed.warm == {LoraMode.OFF}
     assert set(keys) == {*map(GraphKey, sizes), *shapes}
-    assert runner.known == []
     assert keys[0] == max(shapes, key=lambda shape: shape.num_rows)
     assert told == [(done, len(keys)) for done in range(1, len(keys) + 1)]
 
@@ -120,7 +120,7 @@ def test_idle_time_captures_one_graph_after_another_until_none_is_missing(captur
         assert runner.graphs.missing(shares=shares) == []
         assert runner.mixed.missing(shares=shares) == []
     plain = [key for key in keys[done:] if not key.shares]
-    assert runner.known == plain == keys[done : done + len(plain)], "those come first"
+    assert plain == keys[done : done + len(plain)], "those come first"
     assert not runner.use_idle_time()
     assert len(keys) == done + len(more)
 
