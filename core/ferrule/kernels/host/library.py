@@ -97,10 +97,10 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         _POINTER,
     ]
     library.ferrule_rms_norm.argtypes = [
-        *(_POINTER,) * 3,
+        *(_POINTER,) * 2,
         *(_LONG,) * 2,
         ctypes.c_float,
-        *(_POINTER,) * 2,
+        _POINTER,
     ]
     library.ferrule_rms_norm.restype = None
     library.ferrule_write_cache.argtypes = [
