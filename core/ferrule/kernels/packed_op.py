@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -37,25 +39,13 @@ _WEIGHT = "Tensor x, Tensor[] planes, Tensor? copy, str type, int num_rows, Tens
 @torch.library.custom_op(
     "ferrule::packed_multiply", mutates_args=(), schema=f"({_WEIGHT}) -> Tensor"
 )
-def _multiply(
-    x: Tensor,
-    planes: list[Tensor],
-    copy: Tensor | None,
-    type: str,
-    num_rows: int,
-    bias: Tensor | None,
-) -> Tensor:
-    return packed_multiply(x, _weight(planes, copy, type, num_rows), bias)
+def _multiply(x: Tensor, *rest: Any) -> Tensor:
+    return packed_multiply(x, *_weight_and_bias(*rest))
 
 
 @_multiply.register_fake
 def _multiply_like(
-    x: Tensor,
-    planes: list[Tensor],
-    copy: Tensor | None,
-    type: str,
-    num_rows: int,
-    bias: Tensor | None,
+    x: Tensor, planes: Any, copy: Any, type: Any, num_rows: int, bias: Any
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], num_rows)
 
@@ -66,56 +56,32 @@ def _multiply_like(
     mutates_args=("add_to",),
     schema=f"({_WEIGHT}, Tensor(a!) add_to) -> ()",
 )
-def _multiply_add(
-    x: Tensor,
-    planes: list[Tensor],
-    copy: Tensor | None,
-    type: str,
-    num_rows: int,
-    bias: Tensor | None,
-    add_to: Tensor,
-) -> None:
-    packed_multiply(x, _weight(planes, copy, type, num_rows), bias, add_to)
+def _multiply_add(x: Tensor, *rest: Any) -> None:
+    *packed, add_to = rest
+    packed_multiply(x, *_weight_and_bias(*packed), add_to)
 
 
 @_multiply_add.register_fake
-def _multiply_add_like(
-    x: Tensor,
-    planes: list[Tensor],
-    copy: Tensor | None,
-    type: str,
-    num_rows: int,
-    bias: Tensor | None,
-    add_to: Tensor,
-) -> None:
+def _multiply_add_like(*_: Any) -> None:
     pass
 
 
 @torch.library.custom_op(
     "ferrule::packed_multiply_gated", mutates_args=(), schema=f"({_WEIGHT}) -> Tensor"
 )
-def _multiply_gated(
-    x: Tensor,
-    planes: list[Tensor],
-    copy: Tensor | None,
-    type: str,
-    num_rows: int,
-    bias: Tensor | None,
-) -> Tensor:
-    return packed_multiply_gated(x, _weight(planes, copy, type, num_rows), bias)
+def _multiply_gated(x: Tensor, *rest: Any) -> Tensor:
+    return packed_multiply_gated(x, *_weight_and_bias(*rest))
 
 
 @_multiply_gated.register_fake
 def _multiply_gated_like(
-    x: Tensor,
-    planes: list[Tensor],
-    copy: Tensor | None,
-    type: str,
-    num_rows: int,
-    bias: Tensor | None,
+    x: Tensor, planes: Any, copy: Any, type: Any, num_rows: int, bias: Any
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], num_rows // 2)
 
 
-def _weight(planes: list[Tensor], copy: Tensor | None, type: str, num_rows: int) -> PackedWeight:
-    return PackedWeight(planes=Planes(*planes), type=type, num_rows=num_rows, copy=copy)
+def _weight_and_bias(
+    planes: list[Tensor], copy: Tensor | None, type: str, num_rows: int, bias: Tensor | None
+) -> tuple[PackedWeight, Tensor | None]:
+    weight = PackedWeight(planes=Planes(*planes), type=type, num_rows=num_rows, copy=copy)
+    return weight, bias
