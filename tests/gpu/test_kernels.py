@@ -39,7 +39,7 @@ def test_products_of_any_number_of_rows(shape, rows, dtype):
 
 
 def test_overlapping_kernels_give_the_same_bits():
-    from ferrule.kernels.norm import rms_norm
+    from ferrule.kernels.norm import add_rms_norm
     from ferrule.kernels.overlap import overlapping
     from ferrule.kernels.product import gated_product, product
 
@@ -47,9 +47,10 @@ def test_overlapping_kernels_give_the_same_bits():
     scale = 1 + 0.1 * random(4096)
 
     def chain(x):
-        hidden = x.clone()
+        hidden = x
         for up, down in weights:
-            product(gated_product(rms_norm(hidden, scale, 1e-5), up), down, None, hidden)
+            normed, hidden = add_rms_norm(x, hidden, scale, 1e-5)
+            x = product(gated_product(normed, up), down)
         return hidden
 
     for rows in (1, 2, 8):
@@ -62,11 +63,15 @@ def test_overlapping_kernels_give_the_same_bits():
 
 @pytest.mark.parametrize("size", [576, 4096, 5000])
 def test_norms(size):
-    from ferrule.kernels.norm import rms_norm
+    from ferrule.kernels.norm import add_rms_norm, rms_norm
 
-    x, weight = random(37, size), random(size)
+    x, residual, weight = random(37, size), random(37, size), random(size)
     exact = F.rms_norm(x.double(), (size,), weight.double(), 1e-5)
     assert error(rms_norm(x, weight, 1e-5), exact) < 6e-3
+    normed, summed = add_rms_norm(x, residual, weight, 1e-5)
+    assert torch.equal(summed, x + residual)
+    exact = F.rms_norm(summed.double(), (size,), weight.double(), 1e-5)
+    assert error(normed, exact) < 6e-3
 
 
 @pytest.mark.parametrize("rotary", [128, 64, None])

@@ -1,4 +1,4 @@
-"""RMS normalisation."""
+"""RMS normalisation, with the residual added on the way."""
 
 # Jitted functions are not Python to a type checker.
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportOperatorIssue=false
@@ -18,12 +18,15 @@ from ferrule.kernels.overlap import launch_options
 @triton.jit(do_not_specialize=["x_stride"])
 def _norm_kernel(
     x,
+    residual,
     weight,
     out,
+    summed,
     size,
     eps,
     x_stride,
     BLOCK: tl.constexpr,
+    ADDS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -33,6 +36,9 @@ def _norm_kernel(
     if OVERLAP:
         follow()
     value = tl.load(x + row * x_stride + column, mask=is_column, other=0.0)
+    if ADDS:
+        value += tl.load(residual + row * size + column, mask=is_column, other=0.0)
+        tl.store(summed + row * size + column, value, mask=is_column)
     wide = value.to(tl.float32)
     mean = tl.sum(wide * wide, 0) / size
     normed = (wide * tl.rsqrt(mean + eps)).to(value.dtype)
@@ -50,18 +56,50 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Returns:
         ``[rows, size]``.
     """
-    num_rows, size = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _launch(x, None, weight, out, None, eps)
+    return out
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm of ``x + residual``, and that sum.
+
+    Args:
+        x: ``[rows, size]``, contiguous within a row.
+        residual: ``[rows, size]``, contiguous.
+        weight: ``[size]``, in x's type.
+        eps: Added to the mean square.
+
+    Returns:
+        The normed sum and the sum, ``[rows, size]`` each.
+    """
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    summed = torch.empty_like(out)
+    _launch(x, residual, weight, out, summed, eps)
+    return out, summed
+
+
+def _launch(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    out: Tensor,
+    summed: Tensor | None,
+    eps: float,
+) -> None:
+    num_rows, size = x.shape
     block = triton.next_power_of_2(size)
     _norm_kernel[(num_rows,)](
         x,
+        residual,
         weight,
         out,
+        summed,
         size,
         eps,
         x.stride(0),
         BLOCK=block,
+        ADDS=residual is not None,
         num_warps=min(16, max(1, block // 512)),
         **launch_options(x.device),
     )
-    return out

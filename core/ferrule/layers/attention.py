@@ -78,18 +78,9 @@ class Attention(nn.Module):
         self.qkv_proj = Linear(config.hidden_size, parts, bias=config.qkv_bias)
         self.o_proj = Linear(heads * dim, config.hidden_size, bias=config.o_bias)
 
-    def forward(
-        self, hidden: Tensor, rotation: Rotation, attend: Attend, add_to: Tensor | None = None
-    ) -> Tensor:
-        """``[tokens, hidden_size] -> [tokens, hidden_size]``.
-
-        Args:
-            hidden: Normed.
-            rotation: By position.
-            attend: Of this layer and step; it may give fewer rows than it gets.
-            add_to: Added to the result, row by row, and may take it.
-        """
+    def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        """``[tokens, hidden_size] -> [tokens, hidden_size]``."""
         heads, kv_heads = self.spec.num_heads, self.spec.num_kv_heads
         qkv = self.qkv_proj(hidden).unflatten(-1, (heads + 2 * kv_heads, self.spec.head_dim))
         q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
-        return self.o_proj(attend(q, k, v, rotation).flatten(-2), add_to)
+        return self.o_proj(attend(q, k, v, rotation).flatten(-2))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
 from ferrule.layers.attention import Attend, Attention, AttentionSpec
@@ -40,18 +39,14 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        """``[tokens, hidden_size] -> [tokens, hidden_size]``; ``hidden`` may be overwritten."""
-        normed = self.input_layernorm(hidden)
+        """``[tokens, hidden_size] -> [tokens, hidden_size]``."""
+        attended = self.self_attn(self.input_layernorm(hidden), rotation, attend)
         kept: Tensor | None = getattr(attend, "kept", None)
         if kept is not None:
             # The last layer of a prompt: no later layer needs the rows that give no token.
             hidden = hidden[kept]
-        if type(self.self_attn) is Attention and not torch.compiler.is_compiling():
-            # The residual is added where the last product is written: it is read and written once.
-            hidden = self.self_attn(normed, rotation, attend, hidden)
-        else:
-            hidden = hidden + self.self_attn(normed, rotation, attend)
-        return self.mlp(self.post_attention_layernorm(hidden), hidden)
+        normed, hidden = self.post_attention_layernorm.add(attended, hidden)
+        return self.mlp(normed, hidden)
 
 
 class HasAttention(Protocol):

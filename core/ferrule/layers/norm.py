@@ -43,6 +43,20 @@ class RMSNorm(nn.Module):
         scale = norm.square_().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
         return (wide * scale).to(x.dtype).mul_(self.weight)
 
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of ``x + residual`` and that sum, ``[..., size]`` each."""
+        if torch.compiler.is_compiling():
+            summed = x + residual
+            return self._plain(summed), summed
+        if runs_kernels(x) and x.dim() == 2:
+            from ferrule.kernels.norm import add_rms_norm
+
+            return add_rms_norm(x, residual, self.weight, self.eps)
+        if self._runs_on_host(x):
+            return ops.add_rms_norm(x, residual, self.weight, self.eps)
+        summed = x + residual
+        return self(summed), summed
+
     def _runs_on_host(self, x: Tensor) -> bool:
         return runs_host_kernels(x) and x.shape[-1] % 8 == 0 and self.weight.dtype is x.dtype
 

@@ -97,10 +97,10 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         _POINTER,
     ]
     library.ferrule_rms_norm.argtypes = [
-        *(_POINTER,) * 2,
+        *(_POINTER,) * 3,
         *(_LONG,) * 2,
         ctypes.c_float,
-        _POINTER,
+        *(_POINTER,) * 2,
     ]
     library.ferrule_rms_norm.restype = None
     library.ferrule_write_cache.argtypes = [

@@ -73,9 +73,26 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x = x.contiguous()
     y, size = torch.empty_like(x), x.shape[-1]
     _library().ferrule_rms_norm(
-        x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps, y.data_ptr()
+        x.data_ptr(), None, weight.data_ptr(), x.numel() // size, size, eps, None, y.data_ptr()
     )
     return y
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm of ``x + residual`` and that sum."""
+    x, residual = x.contiguous(), residual.contiguous()
+    y, summed, size = torch.empty_like(x), torch.empty_like(x), x.shape[-1]
+    _library().ferrule_rms_norm(
+        x.data_ptr(),
+        residual.data_ptr(),
+        weight.data_ptr(),
+        x.numel() // size,
+        size,
+        eps,
+        summed.data_ptr(),
+        y.data_ptr(),
+    )
+    return y, summed
 
 
 def silu_mul(x: Tensor) -> Tensor:

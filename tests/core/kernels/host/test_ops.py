@@ -19,9 +19,12 @@ def normal(*shape):
 
 @pytest.mark.parametrize("shape", [(1, 576), (7, 64), (2, 3, 8)])
 def test_rms_norm_is_the_formula(shape):
-    x, weight = normal(*shape), normal(shape[-1])
+    x, residual, weight = normal(*shape), normal(*shape) * 3, normal(shape[-1])
     expected = F.rms_norm(x.double(), x.shape[-1:], weight.double(), 1e-5)
     assert torch.allclose(ops.rms_norm(x, weight, 1e-5).double(), expected, rtol=0.012)
+    found, summed = ops.add_rms_norm(x, residual, weight, 1e-5)
+    assert torch.equal(summed, x + residual)
+    assert torch.equal(found, ops.rms_norm(summed, weight, 1e-5))
 
 
 def test_norms_take_rows_that_lie_apart():
