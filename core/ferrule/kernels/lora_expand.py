@@ -175,7 +175,7 @@ def expand(
 
 
 def column_tiles(widths: list[int], device: torch.device) -> Tensor:
-    """How the second kernel cuts its output: ``[tiles, 3]`` int32 part, first and last column.
+    """How ``expand`` cuts its output: ``[tiles, 3]`` int32 part, first and last column.
 
     Args:
         widths: Outputs of each part.

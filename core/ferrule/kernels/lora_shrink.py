@@ -29,6 +29,8 @@ RANK_TILE = 16
 
 _BLOCK_K = 128
 _MOST_SPLITS = 16
+_AT_ONCE = 4
+"""Splits whose sums are read together; one by one, each read would wait for the one before."""
 _PROGRAMS = 264
 """Two for each multiprocessor of an H100."""
 
@@ -155,7 +157,7 @@ def shrink(x: Tensor, a: Tensor, ranks: Tensor, chunk_slots: Tensor, chunk_rows:
         BLOCK_M=size,
         BLOCK_R=RANK_TILE,
         BLOCK_K=_BLOCK_K,
-        AT_ONCE=4,
+        AT_ONCE=_AT_ONCE,
         EVEN=num_in % _BLOCK_K == 0,
         PRECISION=precision(x),
         num_warps=4,

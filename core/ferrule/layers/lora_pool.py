@@ -15,6 +15,7 @@ from ferrule.layers.lora import Copy, LoraChunks, LoraMode, LoraPart, LoraRows, 
 
 _RANK_TILE = 16
 _ROWS_BESIDE = 128
+"""Most rows that gain by it (docs/design/performance.md)."""
 
 
 class LoraPool:
