@@ -193,7 +193,7 @@ def test_error_names_every_supported_type(tmp_path):
 
 
 def bounded(file) -> GgufHeader:
-    """Reads a file of a few kilobytes; fails if that takes a second or 50 MB."""
+    """Reads a file of a few kilobytes; fails if that takes ten seconds or 50 MB."""
     tracemalloc.start()
     start = time.monotonic()
     try:
@@ -202,7 +202,7 @@ def bounded(file) -> GgufHeader:
         seconds = time.monotonic() - start
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert seconds < 1
+        assert seconds < 10
         assert peak < 50_000_000
 
 

@@ -1,7 +1,6 @@
 import gzip
 import mmap
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -60,13 +59,9 @@ def test_longest_array_is_limited(cursor_over):
 @pytest.mark.parametrize(
     ("name", "num_tokens"), [("llama-bpe", 128_256), ("llama-spm", 32_000), ("qwen2", 151_936)]
 )
-def test_whole_vocabularies_are_read_fast(name, num_tokens, tmp_path):
+def test_whole_vocabularies_are_read(name, num_tokens, tmp_path):
     file = tmp_path / f"{name}.gguf"
     file.write_bytes(gzip.decompress((VOCABULARIES / f"ggml-vocab-{name}.gguf.gz").read_bytes()))
-    start = time.perf_counter()
     metadata = read_gguf(file).metadata
-    seconds = time.perf_counter() - start
     assert len(metadata["tokenizer.ggml.tokens"]) == num_tokens
     assert len(metadata["tokenizer.ggml.token_type"]) == num_tokens
-    # 0.1 s on an idle machine; the rest is for a busy one.
-    assert seconds < 1

@@ -118,7 +118,7 @@ def test_truncated_file_says_how_many_bytes_are_missing(full):
 
 
 def read_or_refuse(file, data: bytes):
-    """Reads a small file; fails if that takes a second or 50 MB."""
+    """Reads a small file; fails if that takes ten seconds or 50 MB."""
     file.write_bytes(data)
     tracemalloc.start()
     start = time.monotonic()
@@ -130,7 +130,7 @@ def read_or_refuse(file, data: bytes):
         seconds = time.monotonic() - start
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert seconds < 1
+        assert seconds < 10
         assert peak < 50_000_000
 
 

@@ -96,12 +96,15 @@ async def test_signal_lets_streams_finish_and_exits_with_0(number):
 
 
 async def test_idle_server_ends_at_once_also_with_open_connections():
-    async with served() as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with (
+        served("--shutdown-seconds", "60") as server,
+        httpx.AsyncClient(base_url=server.url) as client,
+    ):
         assert (await client.get("/health")).status_code == 200
         begun = time.monotonic()
         server.send(signal.SIGTERM)
         status, _, _ = await server.end()
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
     assert status == 0
 
 
@@ -153,7 +156,7 @@ async def test_client_that_does_not_read_is_cut_after_the_limit():
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 async def test_second_signal_ends_everything_at_once(second):
-    async with served("--delay", "0.5") as server:
+    async with served("--delay", "1", "--shutdown-seconds", "60") as server:
         texts = []
         stream = asyncio.create_task(read_stream(server.url, texts))
         await first_text(texts)
@@ -162,7 +165,7 @@ async def test_second_signal_ends_everything_at_once(second):
         begun = time.monotonic()
         server.send(second)
         status, out, err = await server.end()
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
         with pytest.raises(httpx.RemoteProtocolError):
             await stream
     assert status == 128 + second
