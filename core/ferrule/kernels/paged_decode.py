@@ -76,8 +76,8 @@ def _decode_kernel(
     k_stride,
     v_stride,
     table_stride,
-    block_size,
     all_splits,
+    BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
@@ -93,10 +93,11 @@ def _decode_kernel(
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if OVERLAP:
         follow()
-    length = tl.load(lengths + row)
+    length = tl.load(lengths + row).to(tl.int32)
+    cache_row = tl.load(cache_rows + row).to(tl.int64)
     first = tl.maximum(length - window, 0)
     if SHARED:
-        first = tl.maximum(first, tl.load(starts + row))
+        first = tl.maximum(first, tl.load(starts + row).to(tl.int32))
     num_tiles = tl.cdiv(length - first, TILE)
     tiles_a_split = tl.cdiv(num_tiles, tl.num_programs(2))
     begin = first + split * tiles_a_split * TILE
@@ -109,21 +110,21 @@ def _decode_kernel(
     query = load_heads_rotated(
         q + row * q_stride, cos, sin, head * GROUP, member, channel, inside, DIM, ROTARY
     )
-    if WRITES:  # noqa: SIM102 - known at compile time, unlike the other
+    if WRITES:
+        # Asked for by every program, and so together with the query, not one after the other.
+        is_one = (member < 1)[:, None] & (channel < DIM)[None, :]
+        key = load_heads_rotated(
+            new_keys + row * k_stride, cos, sin, head, member, channel, is_one, DIM, ROTARY
+        )
+        value = load_heads(new_values + row * v_stride, head, member, channel, is_one, DIM)
         if (begin < end) & (end == length):
             # The program that looks at the new token writes it, before anybody reads.
-            is_one = (member < 1)[:, None] & (channel < DIM)[None, :]
-            place = tl.load(cache_rows + row).to(tl.int64) * (KV_HEADS * DIM)
-            at = place + (head + member)[:, None] * DIM + channel[None, :]
-            key = load_heads_rotated(
-                new_keys + row * k_stride, cos, sin, head, member, channel, is_one, DIM, ROTARY
-            )
+            at = (cache_row * KV_HEADS + head + member[:, None]) * DIM + channel[None, :]
             tl.store(keys + at, key, mask=is_one)
-            value = load_heads(new_values + row * v_stride, head, member, channel, is_one, DIM)
             tl.store(values + at, value, mask=is_one)
             tl.debug_barrier()
     top, total, result = attend_span(
-        query, keys, values, tables + row * table_stride, head, begin, end, scale, block_size,
+        query, keys, values, tables + row * table_stride, head, begin, end, scale, BLOCK_SIZE,
         KV_HEADS, DIM, PADDED_DIM, _ROWS, TILE, PRECISION,
     )  # fmt: skip
     query_head = (row * KV_HEADS + head) * GROUP + member
@@ -221,8 +222,8 @@ def paged_decode(
         written.keys.stride(0),
         written.values.stride(0),
         tables.stride(0),
-        block_size,
         all_splits,
+        BLOCK_SIZE=block_size,
         KV_HEADS=kv_heads,
         GROUP=group,
         DIM=dim,

@@ -41,9 +41,9 @@ def _prefix_kernel(
     scale,
     num_rows,
     q_stride,
-    block_size,
     first_part,
     all_splits,
+    BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
@@ -63,12 +63,12 @@ def _prefix_kernel(
     inside = shares[:, None] & (channel < DIM)[None, :]
     place = row[:, None] * q_stride + (head * GROUP + member)[:, None] * DIM + channel[None, :]
     x = tl.load(q + place, mask=inside, other=0.0)
-    size = tl.load(length)
+    size = tl.load(length).to(tl.int32)
     tiles_a_split = tl.cdiv(tl.cdiv(size, TILE), tl.num_programs(2))
     begin = split * tiles_a_split * TILE
     end = tl.minimum(begin + tiles_a_split * TILE, size)
     top, total, result = attend_span(
-        x, keys, values, table, head, begin, end, scale, block_size,
+        x, keys, values, table, head, begin, end, scale, BLOCK_SIZE,
         KV_HEADS, DIM, PADDED_DIM, QUERIES, TILE, PRECISION,
     )  # fmt: skip
     at = ((row * KV_HEADS + head) * GROUP + member) * all_splits + first_part + split
@@ -119,9 +119,9 @@ def attend_prefix(
         scale,
         num_rows,
         q.stride(0),
-        block_size,
         first_part,
         parts.shape[2],
+        BLOCK_SIZE=block_size,
         KV_HEADS=kv_heads,
         GROUP=group,
         DIM=dim,

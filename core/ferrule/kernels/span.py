@@ -20,7 +20,7 @@ def attend_span(
     begin,
     end,
     scale,
-    block_size,
+    BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
@@ -40,8 +40,8 @@ def attend_span(
     for start in range(begin, end, TILE):
         place = start + tl.arange(0, TILE)
         is_place = place < end
-        block = tl.load(table + place // block_size, mask=is_place, other=0).to(tl.int64)
-        at = ((block * block_size + place % block_size) * KV_HEADS + head) * DIM
+        block = tl.load(table + place // BLOCK_SIZE, mask=is_place, other=0).to(tl.int64)
+        at = ((block * BLOCK_SIZE + place % BLOCK_SIZE) * KV_HEADS + head) * DIM
         mask = is_place[:, None] & (channel < DIM)[None, :]
         key = tl.load(keys + at[:, None] + channel[None, :], mask=mask, other=0.0)
         value = tl.load(values + at[:, None] + channel[None, :], mask=mask, other=0.0)
