@@ -10,6 +10,7 @@ from torch import nn
 from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.engine.options import EngineOptions
 from ferrule.errors import OptionError, OutOfMemoryError
+from ferrule.lora.base import EMBEDDING, HEAD
 from ferrule.quantization.formats import FORMATS
 from ferrule.quantization.packed import PackedStorage
 from ferrule.runtime.memory import free_memory, gib, kv_budget
@@ -29,8 +30,14 @@ def weight_bytes(
 
 
 def copy_bytes(tensors: Tensors, dtype: torch.dtype, device: torch.device) -> int:
-    """Bytes of the copies that packed weights may get, at most: embeddings may need none."""
-    sizes = [_numbers(info) for info in tensors.values() if _is_packed(info, dtype, device)]
+    """Bytes of the copies that packed weights may get."""
+    # Nothing multiplies by an embedding beside a head of its own.
+    only_gathered = f"{EMBEDDING}.weight" if f"{HEAD}.weight" in tensors else None
+    sizes = [
+        _numbers(info)
+        for name, info in tensors.items()
+        if name != only_gathered and _is_packed(info, dtype, device)
+    ]
     return sum(sizes) * dtype.itemsize
 
 

@@ -12,6 +12,9 @@ from ferrule import weight_memory
 from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.engine.options import EngineOptions
 from ferrule.errors import OptionError, OutOfMemoryError
+from ferrule.layers import Decoder
+from ferrule.loading import account, formats_by_owner
+from ferrule.model_config import ModelConfig, RopeConfig
 from ferrule.quantization.packed import PackedStorage
 from ferrule.weight_memory import (
     check_weights_fit,
@@ -107,3 +110,59 @@ def test_every_storage_of_a_model_keeps_its_copy(monkeypatch):
     monkeypatch.setattr(PackedStorage, "keep_copy", lambda storage: kept.append(storage))
     keep_copies(model)
     assert kept == storages
+
+
+CONFIG = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 32,
+    "rms_norm_eps": 1e-5,
+    "rope": RopeConfig(rotary_dim=32),
+    "max_position_embeddings": 64,
+    "windows": (None, None),
+}
+
+
+def packed_model(is_tied):
+    """A decoder with room for packed matrices, and its tensors' headers."""
+    model = Decoder(ModelConfig(**CONFIG, tie_word_embeddings=is_tied))
+    homes = account(model, {}).homes
+    tensors = {
+        name: info("Q4_0" if len(home.shape) == 2 else "F32", *home.shape)
+        for name, home in homes.items()
+    }
+    for owner, formats in formats_by_owner(account(model, tensors), tensors):
+        owner.allocate(formats, dtype=TYPE, device=CPU)
+        owner.finish()
+    return model, tensors
+
+
+def held_bytes(model):
+    """Of all planes, copies and plain parameters."""
+    held = list(model.parameters())
+    for module in model.modules():
+        for storage in [*getattr(module, "storages", []), getattr(module, "storage", None)]:
+            if storage is not None:
+                held += [*storage.weight.planes, storage.weight.copy]
+    return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_what_is_reckoned_is_what_a_model_holds(is_tied, monkeypatch):
+    # As on a GPU, in the host's memory; only the kernel that would fill the copies is not there.
+    monkeypatch.setattr("ferrule.quantization.formats._has_planes", lambda dtype, device: True)
+    monkeypatch.setattr(
+        PackedStorage,
+        "dense",
+        lambda storage: torch.empty(storage.num_rows, storage.num_cols, dtype=storage.dtype),
+    )
+    model, tensors = packed_model(is_tied)
+    alone = held_bytes(model)
+    assert weight_bytes(tensors, TYPE, GPU) == alone
+    keep_copies(model)
+    assert copy_bytes(tensors, TYPE, GPU) == held_bytes(model) - alone
+    assert weight_bytes(tensors, TYPE, GPU, has_copies=True) == held_bytes(model)
