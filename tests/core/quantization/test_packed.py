@@ -79,6 +79,7 @@ from ferrule.layers import Decoder
 from ferrule.layers.weights import TakesWeights
 from ferrule.quantization import formats
 from ferrule.quantization.formats import FORMATS
+from ferrule.quantization.packed import PackedStorage
 from ferrule.weight_memory import keep_copies
 
 CPU = torch.device("cpu")
@@ -89,7 +90,7 @@ def kind_of(name):
     return next((kind for part, kind in KINDS.items() if part in name), "Q4_0")
 
 def make(config, is_packed):
-    formats._stays_packed = lambda dtype, device: is_packed
+    formats._has_planes = lambda dtype, device: is_packed
     model = Decoder(config)
     for path, module in model.named_modules():
         if isinstance(module, TakesWeights):
@@ -102,6 +103,7 @@ def make(config, is_packed):
             module.finish()
         for parameter in module.parameters(recurse=False):
             parameter.data = torch.ones(parameter.shape)
+    assert isinstance(model.model.embed_tokens.storage, PackedStorage) == is_packed
     return model
 
 for is_tied in (True, False):
