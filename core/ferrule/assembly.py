@@ -111,7 +111,6 @@ def assemble(loaded: Loaded, adapters: NamedAdapters, report: Report) -> tuple[E
         max_length=max_length,
         block_size=loaded.options.kv_cache_page_size,
         enable_prefix_caching=loaded.options.enable_prefix_caching,
-        vocab_size=vocab_size,
         loras=loras.known(),
     )
     return Engine(scheduler, runner), _describe(loaded, loras, num_blocks, max_length, kv_bytes)

@@ -20,7 +20,7 @@ from ferrule.frontend.answer import Answer
 from ferrule.frontend.chat import prompt_tokens, render_chat
 from ferrule.frontend.completion import Completion, Delta
 from ferrule.frontend.model import ServedModel, adapted_model, served_model
-from ferrule.frontend.prepare import limits_of, make_requests, tokenize
+from ferrule.frontend.prepare import make_requests, tokenize
 from ferrule.plan import LoraInfo, SamplingParams, TokenLogprobs
 
 Prompt = str | Sequence[int]
@@ -253,7 +253,7 @@ class LLM:
     ) -> list[Completion]:
         requests = make_requests(
             model,
-            limits_of(self.info, model),
+            self.info,
             tokens,
             sampling,
             request_id=f"llm-{next(self._ids)}",

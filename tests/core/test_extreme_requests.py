@@ -41,7 +41,20 @@ OF_FIELD = {
     "stop_token_ids": [[2**70], [-1], [2**63], [99999999]],
     "stop": [[""], ["a"] * 100, "\ud800"],
 }
-PROMPTS = [[], [-1], [2**40], [2**70], [[1], [2]], [["a"]], "", ["", ""], [1.5], None, {"a": 1}]
+PROMPTS = [
+    [],
+    [-1],
+    [272],
+    [2**40],
+    [2**70],
+    [[1], [2]],
+    [["a"]],
+    "",
+    ["", ""],
+    [1.5],
+    None,
+    {"a": 1},
+]
 
 
 def test_extreme_values_are_served_or_refused_and_the_engine_goes_on(tiny_llama, serving):

@@ -11,7 +11,7 @@ from ferrule.bench.measurement import BenchRequest, Failure, Outcome, measured
 from ferrule.bench.tally import Tally
 from ferrule.engine.messages import Output
 from ferrule.errors import RequestError
-from ferrule.frontend.prepare import limits_of, make_requests, tokenize
+from ferrule.frontend.prepare import make_requests, tokenize
 from ferrule.llm import LLM
 from ferrule.plan import SamplingParams
 
@@ -62,7 +62,7 @@ class InProcess:
         try:
             (made,) = make_requests(
                 model,
-                limits_of(self._llm.info, model),
+                self._llm.info,
                 tokenize(model, request.prompt.text),
                 sampling,
                 request_id=f"bench-{next(self._ids)}",

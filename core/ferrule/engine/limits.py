@@ -12,23 +12,23 @@ from ferrule.errors import ContextLengthError, RequestError
 class Limits:
     """The bounds of every request, checked before it touches anything.
 
+    That ids are tokens was checked where the request was made, which knows the adapter's own.
+
     Attributes:
         max_length: Most tokens of a sequence, prompt and output together.
         num_kv_tokens: Tokens for which the whole block pool has room.
-        vocab_size: Token ids are below this.
     """
 
     max_length: int
     num_kv_tokens: int
-    vocab_size: int
 
     def final_length(self, request: Request) -> int:
         """How many tokens the sequence has at most when it ends.
 
         Raises:
             ContextLengthError: The prompt leaves no room in the context.
-            RequestError: The prompt is empty, holds ids that are no tokens, or the sequence
-                would not fit into the KV cache even if it had it alone.
+            RequestError: The prompt is empty, or the sequence would not fit into the KV cache
+                even if it had it alone.
         """
         self._check_prompt(request)
         max_tokens = request.sampling.max_tokens
@@ -53,11 +53,6 @@ class Limits:
         tokens = request.tokens
         if not tokens:
             raise RequestError("the prompt has no tokens, and at least one is needed")
-        if min(tokens) < 0 or max(tokens) >= self.vocab_size:
-            wrong = next(token for token in tokens if not 0 <= token < self.vocab_size)
-            raise RequestError(
-                f"the prompt holds token id {wrong}, and ids run from 0 to {self.vocab_size - 1}"
-            )
         needs_room = request.sampling.max_tokens != 0
         if len(tokens) + needs_room > self.max_length:
             raise ContextLengthError(

@@ -32,7 +32,6 @@ class Scheduler:
         max_length: Most tokens of a sequence, prompt and output together.
         block_size: Tokens a block holds.
         enable_prefix_caching: Whether full blocks are found again by later prompts.
-        vocab_size: Prompts with ids from here on are refused.
         loras: The adapters; None: there are none.
 
     Raises:
@@ -48,7 +47,6 @@ class Scheduler:
         max_length: int,
         block_size: int,
         enable_prefix_caching: bool = True,
-        vocab_size: int = 2**31,
         loras: Loras | None = None,
     ) -> None:
         if max_batch_tokens < max_batch_size:
@@ -62,11 +60,7 @@ class Scheduler:
         )
         self._max_batch_tokens = max_batch_tokens
         self._block_size = block_size
-        self._limits = Limits(
-            max_length=max_length,
-            num_kv_tokens=pool.num_blocks * block_size,
-            vocab_size=vocab_size,
-        )
+        self._limits = Limits(max_length=max_length, num_kv_tokens=pool.num_blocks * block_size)
         self.loras = Loras(None) if loras is None else loras
         self._sequences: dict[str, Sequence] = {}
         self._waiting: deque[Sequence] = deque()

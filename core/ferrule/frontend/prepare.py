@@ -17,15 +17,6 @@ from ferrule.plan import SamplingParams
 _NUM_SEEDS = 2**63
 
 
-def limits_of(info: EngineInfo, model: ServedModel) -> Limits:
-    """The bounds that an engine gave when it became ready, for a model or an adapter of it."""
-    return Limits(
-        max_length=info.max_length,
-        num_kv_tokens=info.num_blocks * info.block_size,
-        vocab_size=model.vocab_size or info.vocab_size,
-    )
-
-
 def tokenize(
     model: ServedModel,
     prompt: str | Sequence[int],
@@ -57,7 +48,7 @@ def tokenize(
 
 def make_requests(
     model: ServedModel,
-    limits: Limits,
+    info: EngineInfo,
     tokens: list[int],
     sampling: SamplingParams,
     *,
@@ -69,9 +60,11 @@ def make_requests(
 ) -> list[Request]:
     """One engine request for each of ``n`` answers to one prompt.
 
+    The only place that makes them, and that holds ids against the vocabulary.
+
     Args:
         model: Gives the tokens that end a sequence, and the adapter.
-        limits: Context, vocabulary and KV cache.
+        info: The engine's context, vocabulary and KV cache.
         tokens: The prompt.
         sampling: What was asked for. Choice i gets ``seed + i``, or a random seed without one.
         request_id: Unique; choice i is called ``{request_id}-{i}``.
@@ -87,15 +80,17 @@ def make_requests(
             its range, or stop strings were given and there is no tokenizer to find them.
     """
     check_choices(n)
-    check_sampling(sampling, vocab_size=limits.vocab_size)
+    # An adapter may have tokens of its own.
+    vocab_size = model.vocab_size or info.vocab_size
+    check_sampling(sampling, vocab_size=vocab_size)
     if sampling.stop and model.tokenizer is None:
         raise RequestError(
             f"{model.name} has no tokenizer, so stop strings cannot be found in its output",
             param="stop",
             hint="Use stop_token_ids.",
         )
-    _check_tokens(tokens, limits.vocab_size, param)
-    sampling = _with_length(sampling, len(tokens), limits.max_length, default_max_tokens, param)
+    _check_tokens(tokens, vocab_size, param)
+    sampling = _with_length(sampling, len(tokens), info.max_length, default_max_tokens, param)
     seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
     stop_ids = _stop_ids(model, sampling)
     requests = [
@@ -109,7 +104,8 @@ def make_requests(
         )
         for index in range(n)
     ]
-    limits.final_length(requests[0])
+    num_kv_tokens = info.num_blocks * info.block_size
+    Limits(max_length=info.max_length, num_kv_tokens=num_kv_tokens).final_length(requests[0])
     return requests
 
 

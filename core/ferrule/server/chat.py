@@ -50,7 +50,6 @@ def _prepare(service: Service, body: bytes) -> tuple[ChatRequest, Job]:
     service.check_ready()
     asked, plain = parse(body, ChatRequest)
     model = service.named(asked.model)
-    limits = service.limits(model)
     tokens = render_chat(
         model,
         plain["messages"],
@@ -63,7 +62,7 @@ def _prepare(service: Service, body: bytes) -> tuple[ChatRequest, Job]:
     n = 1 if asked.n is None else asked.n
     requests = make_requests(
         model,
-        limits,
+        service.engine.info,
         tokens,
         sampling_params(asked, model.sampling, logprobs=_num_logprobs(asked)),
         request_id=answer_id,

@@ -45,7 +45,6 @@ def _prepare(service: Service, body: bytes) -> tuple[CompletionRequest, Job, Com
     service.check_ready()
     asked, _ = parse(body, CompletionRequest)
     model = service.named(asked.model)
-    limits = service.limits(model)
     n = 1 if asked.n is None else asked.n
     if asked.best_of not in (None, n):
         raise RequestError(
@@ -68,7 +67,7 @@ def _prepare(service: Service, body: bytes) -> tuple[CompletionRequest, Job, Com
         tokens = tokenize(model, prompt, add_special_tokens=asked.add_special_tokens)
         requests = make_requests(
             model,
-            limits,
+            service.engine.info,
             tokens,
             sampling,
             request_id=f"{answer_id}-{number}",

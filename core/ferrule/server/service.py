@@ -7,13 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from ferrule.engine.client import Inbox
-from ferrule.engine.limits import Limits
 from ferrule.errors import EngineDeadError, EngineStartingError, ModelNotFoundError
 from ferrule.frontend.answer import Answer
 from ferrule.frontend.completion import Completion
 from ferrule.frontend.engine_protocol import EngineProtocol
 from ferrule.frontend.model import ServedModel
-from ferrule.frontend.prepare import limits_of
 from ferrule.frontend.stream import Batch, stream
 from ferrule.server.errors import ServerStoppingError
 from ferrule.server.loras import ServedLoras
@@ -44,16 +42,6 @@ class Service:
     def fingerprint(self) -> str:
         """What answers carry as ``system_fingerprint``: equal seeds need equal fingerprints."""
         return f"ferrule-{self.version}"
-
-    def limits(self, model: ServedModel) -> Limits:
-        """The engine's bounds for requests to a model or to an adapter of it.
-
-        Raises:
-            EngineStartingError: It is not ready yet.
-            EngineDeadError: It has ended.
-        """
-        self.check_ready()
-        return limits_of(self.engine.info, model)
 
     def check_ready(self) -> None:
         """Refuses to go on with an engine that takes no requests.

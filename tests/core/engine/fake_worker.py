@@ -69,7 +69,6 @@ def build(options, on_progress):
         max_batch_tokens=BATCH_TOKENS,
         max_length=MAX_LENGTH,
         block_size=BLOCK_SIZE,
-        vocab_size=VOCAB_SIZE,
     )
     runner = FakeRunner(
         num_slots=BATCH_SIZE,

@@ -54,7 +54,6 @@ class Served:
                 max_batch_tokens=32,
                 max_length=200,
                 block_size=4,
-                vocab_size=50,
                 loras=self.loras,
             ),
             runner,

@@ -1,21 +1,21 @@
 from __future__ import annotations
 
+import fake_server
 import msgspec
 import pytest
 
-from ferrule.engine.limits import Limits
 from ferrule.errors import ContextLengthError, RequestError
 from ferrule.frontend.model import adapted_model
-from ferrule.frontend.prepare import limits_of, make_requests, tokenize
+from ferrule.frontend.prepare import make_requests, tokenize
 from ferrule.plan import LoraInfo, SamplingParams
 
-LIMITS = Limits(max_length=100, num_kv_tokens=1000, vocab_size=320)
+INFO = msgspec.structs.replace(fake_server.INFO, max_length=100)
 
 
-def make(model, tokens=(2, 3), limits=LIMITS, request_id="r", sampling=None, **options):
+def make(model, tokens=(2, 3), info=INFO, request_id="r", sampling=None, **options):
     return make_requests(
         model,
-        limits,
+        info,
         list(tokens),
         sampling or SamplingParams(),
         request_id=request_id,
@@ -23,16 +23,13 @@ def make(model, tokens=(2, 3), limits=LIMITS, request_id="r", sampling=None, **o
     )
 
 
-def test_limits_are_the_engines(engine, model):
-    limits = Limits(max_length=512, num_kv_tokens=256 * 16, vocab_size=320)
-    assert limits_of(engine.info, model) == limits
-
-
-def test_an_adapter_may_have_tokens_of_its_own(engine, model):
+def test_an_adapter_may_have_tokens_of_its_own(model):
     adapted = adapted_model(
         model, "a", LoraInfo(content="c", location="p", vocab_size=325), created=1
     )
-    assert limits_of(engine.info, adapted).vocab_size == 325
+    assert make(adapted, [324])[0].tokens == [324]
+    with pytest.raises(RequestError, match="token id 325; the model's ids are 0 to 324"):
+        make(adapted, [325])
 
 
 def test_text_gets_one_bos_and_ids_pass_through(model):
@@ -122,9 +119,9 @@ def test_default_length_gives_way_to_min_tokens(model):
 
 
 def test_sequence_that_no_cache_can_hold_is_refused_early(model):
-    limits = Limits(max_length=100, num_kv_tokens=32, vocab_size=320)
-    with pytest.raises(RequestError, match="KV cache"):
-        make(model, [2] * 40, limits)
+    info = msgspec.structs.replace(INFO, num_blocks=2)
+    with pytest.raises(RequestError, match=r"KV cache for .* holds 32"):
+        make(model, [2] * 40, info)
 
 
 def test_salt_and_adapter_reach_the_engine(model):

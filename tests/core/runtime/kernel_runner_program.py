@@ -88,7 +88,6 @@ def run(runner_type, model, requests, num_blocks):
         max_batch_tokens=40,
         max_length=200,
         block_size=BLOCK,
-        vocab_size=VOCAB,
     )
     engine = Engine(scheduler, runner)
     outputs = {request.id: [] for request in requests}

@@ -109,9 +109,16 @@ def run(runner_type, requests):
             for name, parts, mode in adapters()
         },
     )
-    limits = {"max_batch_size": 5, "max_length": 200, "vocab_size": VOCAB + ADDED}
+    limits = {"max_batch_size": 5, "max_length": 200}
     runner = runner_type(
-        model, cache, max_tokens=40, num_known_tokens=VOCAB - 3, device=CPU, loras=slots, **limits
+        model,
+        cache,
+        max_tokens=40,
+        vocab_size=VOCAB + ADDED,
+        num_known_tokens=VOCAB - 3,
+        device=CPU,
+        loras=slots,
+        **limits,
     )
     loras = Loras(store)
     for content in store.loras:

@@ -53,6 +53,14 @@ async def test_every_form_of_prompt(client, engine, prompt, expected):
     assert answer["usage"]["prompt_tokens"] == sum(map(len, expected))
 
 
+async def test_an_id_that_is_no_token_is_refused_before_the_engine_gets_anything(client, engine):
+    response = await client.post(PATH, json=body(prompt=[[5, 6], [7, 320]]))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "prompt[1]")
+    assert "token id 320; the model's ids are 0 to 319" in error["message"]
+    assert engine.requests == []
+
+
 async def test_special_tokens_can_be_left_out(client, engine):
     await client.post(PATH, json=body(add_special_tokens=False))
     assert engine.requests[0].tokens == [261]

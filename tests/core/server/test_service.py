@@ -50,14 +50,14 @@ async def test_end_all_ends_everything_also_without_the_engines_help(service, en
     assert engine.running == set()
 
 
-def test_limits_need_a_living_engine(service, engine, model):
-    assert service.limits(model).max_length == 512
+def test_only_a_living_engine_is_ready(service, engine):
+    service.check_ready()
     engine.status = EngineStatus(state="starting", progress=Progress("compiling"))
     with pytest.raises(EngineStartingError, match="compiling"):
-        service.limits(model)
+        service.check_ready()
     engine.die("out of memory")
     with pytest.raises(EngineDeadError, match="out of memory"):
-        service.limits(model)
+        service.check_ready()
 
 
 def test_only_served_names_pass(service):
