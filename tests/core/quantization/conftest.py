@@ -1,11 +1,15 @@
-"""Random matrices in GGUF's types, with sensible scales."""
+"""Random matrices in GGUF's types, with sensible scales, and how far their products are off."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
+
+from ferrule.quantization.formats import FORMATS
 
 # Where a block keeps its half-precision scales, and about how large they are for weights near 1.
 _HALVES = {
@@ -41,3 +45,42 @@ def random_matrix(name: str, rows: int, cols: int, seed: int = 0):
 def gguf_matrix():
     """``gguf_matrix("Q4_K", rows, cols, seed=0)``: bytes and exact weights."""
     return random_matrix
+
+
+@pytest.fixture(scope="session")
+def fill(gguf_matrix):
+    """``fill(storage, "Q4_K")`` writes a random matrix and gives its exact weights."""
+
+    def write(storage, name):
+        rows = storage.num_rows
+        data, weights = gguf_matrix(name, rows, storage.num_cols)
+        # As a fused linear writes its parts.
+        for start, stop in ((0, rows // 3), (rows // 3, rows)):
+            storage.write(start, torch.from_numpy(data[start:stop]), FORMATS[name])
+        storage.finish(gathers=True)
+        return torch.from_numpy(weights)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def product_errors():
+    """``product_errors(storage, weights)``: for products of some numbers of rows, that number, the
+    storage's error and that of a product with bfloat16 weights, both against float64."""
+
+    def measure(storage, weights):
+        torch.manual_seed(0)
+        for num_rows in (1, 3, 8, 17, 64, 127, 128, 300):
+            x = torch.randn(num_rows, storage.num_cols).bfloat16()
+            exact = x.double() @ weights.T
+            y = storage.multiply(x)
+            assert y.dtype == torch.bfloat16
+            assert y.shape == exact.shape
+            dense = F.linear(x, weights.bfloat16())
+            yield num_rows, _mean_error(y, exact), _mean_error(dense, exact)
+
+    return measure
+
+
+def _mean_error(y, exact):
+    return (y.double() - exact).square().mean().sqrt().item()
