@@ -174,8 +174,9 @@ class LoraInfo(msgspec.Struct, frozen=True, kw_only=True):
         num_added_tokens: Tokens that the model's tokenizer does not know.
         vocab_size: Rows of the head with the adapter; 0: those of the model.
         files: Its own tokenizer and chat template, by file name.
-        summary: What it touches, in a line.
-        report: The same for programs.
+        kinds: Of the modules that it touches: their names within a layer.
+        summary: How much of them, in a line.
+        report: All of that for programs.
     """
 
     content: str
@@ -186,6 +187,7 @@ class LoraInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_added_tokens: int = 0
     vocab_size: int = 0
     files: dict[str, str] = {}
+    kinds: list[str] = []
     summary: str = ""
     report: dict[str, Any] = {}
 

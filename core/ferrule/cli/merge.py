@@ -84,7 +84,8 @@ def merge(
     if result.problems:
         raise LoadError(result.problems, hint=result.hint)
     console = stderr()
-    console.print(f"Merged {opened.report.summary()}.", soft_wrap=True)
+    merged_in = f"{opened.report.summary()} in {', '.join(opened.report.kinds)}"
+    console.print(f"Merged {merged_in}.", soft_wrap=True)
     for note in opened.report.notes:
         console.print(f"Note: {note}.", soft_wrap=True)
     if merged.is_untied:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +12,7 @@ from rich.text import Text
 from ferrule.cli.console import size, stderr
 from ferrule.engine.messages import EngineInfo
 from ferrule.frontend.model import ServedModel
+from ferrule.plan import LoraInfo
 
 _EVERY_INTERFACE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -77,7 +78,17 @@ def _rows(model: ServedModel, info: EngineInfo) -> Iterator[tuple[str, str]]:
     if info.max_lora_rank:
         room = f"up to rank {info.max_lora_rank}, {size(info.lora_bytes)} on the device"
         yield "adapters", f"{len(info.loras)} loaded, {room}"
-    for name, lora in info.loras.items():
-        yield "", f"{name}: {lora.summary}"
+    for line in _adapters(info.loras):
+        yield "", line
     for note in (*info.notes, *model.notes):
         yield "note", note
+
+
+def _adapters(loras: Mapping[str, LoraInfo]) -> Iterator[str]:
+    """A line for each, below the kinds of modules that it touches, which many may share."""
+    alike: dict[str, list[str]] = {}
+    for name, lora in loras.items():
+        alike.setdefault(", ".join(lora.kinds), []).append(f"  {name}: {lora.summary}")
+    for kinds, lines in alike.items():
+        yield f"in {kinds}:"
+        yield from lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -64,13 +64,22 @@ class AdapterReport(msgspec.Struct, frozen=True, kw_only=True):
     unused: Mapping[str, str]
     notes: list[str]
 
+    @property
+    def kinds(self) -> list[str]:
+        """Of the modules, in the order of the alphabet: adapters of equal kinds are alike."""
+        return sorted({each.kind for each in self.touched})
+
     def summary(self) -> str:
-        """One line: ``60 modules (self_attn.q_proj, self_attn.v_proj), rank 8, 1.8 MB``."""
-        kinds = ", ".join(dict.fromkeys(each.kind for each in self.touched))
-        ranks = f"rank {self.rank}" if self.rank else "no low-rank part"
-        unused = f", {len(self.unused)} tensors unused" if self.unused else ""
-        size = f"{self.num_bytes / 1e6:.1f} MB"
-        return f"{self.num_modules} modules ({kinds}), {ranks}, {size}{unused}"
+        """Part of a line: ``rank 8, scale 2, 60 modules, 1.8 MB``."""
+        low_rank = [each for each in self.touched if each.rank]
+        parts = ["no low-rank part"]
+        if low_rank:
+            ranks, scales = zip(*((each.rank, each.scale) for each in low_rank), strict=True)
+            parts = [_spread("rank", ranks), _spread("scale", scales)]
+        parts += [f"{self.num_modules} modules", f"{self.num_bytes / 1e6:.1f} MB"]
+        if self.unused:
+            parts.append(f"{len(self.unused)} tensors unused")
+        return ", ".join(parts)
 
 
 def touched_modules(modules: Mapping[str, ModuleUpdate]) -> list[TouchedModules]:
@@ -80,6 +89,12 @@ def touched_modules(modules: Mapping[str, ModuleUpdate]) -> list[TouchedModules]
         key = (_kind(name), update.rank, update.scale, *_parts(update))
         groups.setdefault(key, []).append(name)
     return [_touched(names, modules) for names in groups.values()]
+
+
+def _spread(name: str, values: Collection[float]) -> str:
+    """``rank 8``, or ``ranks 8 to 16``."""
+    least, most = min(values), max(values)
+    return f"{name} {least:g}" if least == most else f"{name}s {least:g} to {most:g}"
 
 
 def _touched(names: list[str], modules: Mapping[str, ModuleUpdate]) -> TouchedModules:

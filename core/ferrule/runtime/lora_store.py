@@ -226,6 +226,7 @@ def _info(adapter: Adapter, lora: PreparedLora) -> LoraInfo:
         num_added_tokens=len(adapter.added_tokens),
         vocab_size=adapter.vocab_size,
         files={name: str(path) for name, path in adapter.files.items()},
+        kinds=adapter.report.kinds,
         summary=adapter.report.summary(),
         report=msgspec.to_builtins(adapter.report),
     )

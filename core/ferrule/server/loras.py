@@ -93,6 +93,7 @@ class ServedLoras:
             except FerruleError as error:
                 self._let_go(info.content)
                 raise _unfit(error) from error
+            _log.info("adapter %s: %s in %s", name, info.summary, ", ".join(info.kinds))
             if present is not None:
                 self._let_go(present.lora)
         return info
@@ -144,7 +145,6 @@ class ServedLoras:
     def _add(self, name: str, info: LoraInfo) -> None:
         self._models[name] = adapted_model(self._model, name, info, created=int(time.time()))
         self._keep(info.content)
-        _log.info("adapter %s: %s", name, info.summary)
 
     def _check_updates(self) -> LoraUpdates:
         if self._updates is None:

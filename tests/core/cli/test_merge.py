@@ -35,7 +35,7 @@ def test_the_merged_model_is_written_and_can_be_served(ferrule, tiny_llama, tiny
     out = tmp_path / "out"
     result = ferrule("merge", tiny_llama, tiny_lora, out)
     assert result.exit_code == 0, result.output
-    assert "2 modules (self_attn.q_proj), rank 2" in result.stderr
+    assert "rank 2, scale 3, 2 modules, 0.0 MB in self_attn.q_proj" in result.stderr
     assert "20 tensors, 2 modules changed" in result.stderr
     name = "layers.1.self_attn.q_proj"
     lora = load_file(tiny_lora / "adapter_model.safetensors")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shlex
 
+import msgspec
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
@@ -10,7 +11,7 @@ from tokenizers import models
 from ferrule.cli.summary import base_url, curl, show_summary
 from ferrule.engine.messages import EngineInfo
 from ferrule.frontend.model import ServedModel
-from ferrule.plan import SamplingParams
+from ferrule.plan import LoraInfo, SamplingParams
 from ferrule.tokenizer.chat_template import ChatTemplate
 from ferrule.tokenizer.tokenizer import Tokenizer
 
@@ -103,3 +104,27 @@ def test_the_summary_tells_what_is_served_and_where(capsys):
         "Serving mine at http://127.0.0.1:8123/v1 (on every interface of this machine)",
     ):
         assert part in text
+
+
+def adapter(summary, *kinds):
+    return LoraInfo(content=summary, location="here", kinds=list(kinds), summary=summary)
+
+
+def test_what_adapters_touch_alike_is_told_once(capsys):
+    loras = {
+        "a": adapter("rank 8, scale 2, 60 modules, 1.8 MB", "q_proj", "v_proj"),
+        "b": adapter("rank 4, scale 1, 30 modules, 0.4 MB", "up_proj"),
+        "c": adapter("rank 16, scale 1, 60 modules, 3.7 MB", "q_proj", "v_proj"),
+    }
+    info = msgspec.structs.replace(INFO, loras=loras, max_lora_rank=16, lora_bytes=1024**2)
+    show_summary(served(), info, host="h", port=1)
+    lines = [line.rstrip() for line in capsys.readouterr().err.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("adapters"))
+    assert lines[start].endswith("3 loaded, up to rank 16, 1 MiB on the device")
+    assert [line.lstrip() for line in lines[start + 1 : start + 6]] == [
+        "in q_proj, v_proj:",
+        "a: rank 8, scale 2, 60 modules, 1.8 MB",
+        "c: rank 16, scale 1, 60 modules, 3.7 MB",
+        "in up_proj:",
+        "b: rank 4, scale 1, 30 modules, 0.4 MB",
+    ]

@@ -34,21 +34,42 @@ def test_a_layers_number_is_the_first_one():
     assert layer_number("lm_head") is None
 
 
-def test_the_summary_is_one_line():
-    modules = {"model.layers.0.mlp.up_proj": low_rank(2)}
-    report = AdapterReport(
+def report_of(modules, unused=()):
+    return AdapterReport(
         location="mine",
         container="peft",
         base="base",
         trained_on="",
-        rank=2,
-        num_modules=1,
+        rank=max(update.rank for update in modules.values()),
+        num_modules=len(modules),
         num_tensors=3,
         num_bytes=2_500_000,
         touched=touched_modules(modules),
         added_tokens={},
         vocab_size=10,
-        unused={"x": "equal to the base's own weight"},
+        unused=dict.fromkeys(unused, "equal to the base's own weight"),
         notes=[],
     )
-    assert report.summary() == "1 modules (mlp.up_proj), rank 2, 2.5 MB, 1 tensors unused"
+
+
+def test_the_summary_is_one_line():
+    report = report_of({"model.layers.0.mlp.up_proj": low_rank(2, 1.5)}, unused=["x"])
+    assert report.summary() == "rank 2, scale 1.5, 1 modules, 2.5 MB, 1 tensors unused"
+    assert report.kinds == ["mlp.up_proj"]
+
+
+def test_the_summary_tells_the_span_of_ranks_and_scales():
+    modules = {
+        "model.layers.0.self_attn.q_proj": low_rank(8, 2.0),
+        "model.layers.1.self_attn.q_proj": low_rank(4, 0.5),
+        "model.layers.1.mlp.up_proj": low_rank(16, 1.0),
+        "lm_head": ModuleUpdate(full=torch.zeros(10, 4)),
+    }
+    report = report_of(modules)
+    assert report.summary() == "ranks 4 to 16, scales 0.5 to 2, 4 modules, 2.5 MB"
+    assert report.kinds == ["lm_head", "mlp.up_proj", "self_attn.q_proj"]
+
+
+def test_the_summary_of_whole_matrices_has_no_rank():
+    report = report_of({"lm_head": ModuleUpdate(full=torch.zeros(10, 4))})
+    assert report.summary() == "no low-rank part, 1 modules, 2.5 MB"

@@ -135,7 +135,13 @@ class FakeEngine:
         if location in self.lora_errors:
             raise self.lora_errors[location]
         content = location.rpartition("/")[2]
-        return LoraInfo(content=content, location=location, report={"num_modules": 1})
+        return LoraInfo(
+            content=content,
+            location=location,
+            kinds=["q_proj", "v_proj"],
+            summary="rank 8, scale 2",
+            report={"num_modules": 1},
+        )
 
     async def unload_lora(self, content):
         self.unloaded.append(content)

@@ -30,6 +30,12 @@ async def load(loras, name, path, *, is_inplace=False):
     return await loras.load(name, str(path), is_inplace=is_inplace)
 
 
+async def test_the_log_tells_what_a_loaded_adapter_touches(loras, folders, caplog):
+    caplog.set_level("INFO", "ferrule")
+    await load(loras, "x", folders / "a")
+    assert "adapter x: rank 8, scale 2 in q_proj, v_proj" in caplog.messages
+
+
 async def test_a_loaded_adapter_is_a_model_of_its_own(loras, folders):
     info = await load(loras, "x", folders / "a")
     assert info.content == "a"
