@@ -10,6 +10,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -139,6 +141,40 @@ def vocab_metadata(data, tmp_path_factory) -> Callable[[str], Mapping[str, Any]]
         return read_gguf(file).metadata
 
     return read
+
+
+@pytest.fixture(scope="session")
+def _interpreter() -> Iterator[subprocess.Popen[str]]:
+    pytest.importorskip("triton", reason="triton exists for Linux only")
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("interpreter.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def interpreted(_interpreter) -> Callable[[str | Path], None]:
+    """``interpreted(program)``: runs a text or a file in Triton's interpreter, which needs no GPU.
+
+    All is well if it ends (interpreter.py).
+    """
+
+    def run(program: str | Path) -> None:
+        is_file = isinstance(program, Path)
+        asked = {
+            "source": program.read_text() if is_file else program,
+            "file": str(program) if is_file else "<program>",
+        }
+        _interpreter.stdin.write(json.dumps(asked) + "\n")
+        _interpreter.stdin.flush()
+        answer = json.loads(_interpreter.stdout.readline())
+        assert answer["status"] == 0, answer["output"]
+
+    return run
 
 
 @pytest.fixture(scope="session")

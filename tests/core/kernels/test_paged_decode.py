@@ -1,18 +1,6 @@
-"""The decode kernel in Triton's interpreter, against attention in float64.
-
-It runs in a process of its own: TRITON_INTERPRET must be set before triton is imported, and would
-stay for every test after it.
-"""
+"""The decode kernel in Triton's interpreter, against attention in float64."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-
-import pytest
-
-pytest.importorskip("triton", reason="triton exists for Linux only")
 
 PROGRAM = """
 import itertools, sys, torch
@@ -49,17 +37,8 @@ for dtype, (heads, kv_heads), dim, block_size, window in [
 for tiles in (1, 8, 64, 1000):
     splits = num_splits(tiles)
     assert 1 <= splits <= 32 and splits & (splits - 1) == 0
-print("equal")
 """
 
 
-def test_every_shape_equals_attention_in_float64():
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.stdout == "equal\n", done.stderr
+def test_every_shape_equals_attention_in_float64(interpreted):
+    interpreted(PROGRAM)

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-
-import pytest
-
-pytest.importorskip("triton", reason="triton exists for Linux only")
 
 BLOCKS = Path(__file__).parents[2] / "data" / "gguf_blocks.py"
 PROGRAM = (
@@ -135,21 +128,9 @@ for is_tied in (True, False):
 )
 
 
-def run(program):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_products_rows_and_copies_are_those_of_the_files_weights(interpreted):
+    interpreted(PROGRAM)
 
 
-def test_products_rows_and_copies_are_those_of_the_files_weights():
-    run(PROGRAM)
-
-
-def test_a_model_of_mixed_types_computes_what_its_widened_weights_give():
-    run(MODEL)
+def test_a_model_of_mixed_types_computes_what_its_widened_weights_give(interpreted):
+    interpreted(MODEL)

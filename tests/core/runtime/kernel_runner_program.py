@@ -1,6 +1,5 @@
 """Run by test_kernel_runner.py in Triton's interpreter: the same requests through both runners."""
 
-import sys
 from functools import partial
 
 import torch
@@ -186,9 +185,7 @@ def main():
         assert stats.prefix_hits_total > 0, stats
     assert shared_prefix._prefix_kernel.num_calls > 0
     assert POOLS[0].num_asked > 20
-    print("equal")
 
 
 if __name__ == "__main__":
     main()
-    sys.exit()

@@ -1,6 +1,5 @@
 """Run by test_lora_slots.py in Triton's interpreter: adapters through both runners."""
 
-import sys
 from functools import partial
 
 import torch
@@ -174,9 +173,7 @@ def main():
         for a, b in zip(*described, strict=True):
             assert close(a, b), (id, a, b)
     assert len(firsts) > 6, "adapters change what is said"
-    sys.stdout.write("equal\n")
 
 
 if __name__ == "__main__":
     main()
-    sys.exit()

@@ -1,14 +1,6 @@
-"""Which layers the kernels compute, and a layer's attention in Triton's interpreter.
-
-It runs in a process of its own: TRITON_INTERPRET must be set before triton is imported, and would
-stay for every test after it.
-"""
+"""Which layers the kernels compute, and a layer's attention in Triton's interpreter."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -149,14 +141,5 @@ check(2, None, [(2, 4), (1, 3)], None, {1: 3})
     [SINGLES_AND_PROMPTS, AS_MANY_SINGLES_AS_ROWS, TOKENS_OF_THE_SAME_STEP],
     ids=["singles and prompts", "as many singles as rows", "tokens of the same step"],
 )
-def test_a_layer_writes_all_tokens_of_a_step_and_then_attends(program):
-    pytest.importorskip("triton", reason="triton exists for Linux only")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM + program + "\nprint('equal')"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.stdout == "equal\n", done.stderr
+def test_a_layer_writes_all_tokens_of_a_step_and_then_attends(interpreted, program):
+    interpreted(PROGRAM + program)

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +17,9 @@ CPU = torch.device("cpu")
 WANTED = np.array([2, -1, 2, 0, 2, 2, -1, 1])
 
 
-def test_both_runners_give_the_same_tokens_with_adapters():
+def test_both_runners_give_the_same_tokens_with_adapters(interpreted):
     """Low-rank, scaled and whole weights, added tokens, descriptions, mixed with the base."""
-    pytest.importorskip("triton", reason="triton exists for Linux only")
-    program = Path(__file__).with_name("lora_runner_program.py")
-    # A process of its own: TRITON_INTERPRET must be set before triton is imported.
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", program],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.stdout == "equal\n", done.stderr
+    interpreted(Path(__file__).with_name("lora_runner_program.py"))
 
 
 def test_rows_fall_into_groups_and_runs_are_slices():
