@@ -9,9 +9,7 @@ larger together than the cache. Every cut that is reported is checked against fl
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +18,7 @@ from multiprocessing import get_context
 
 import torch
 import torch.nn.functional as F
+from timing import microseconds, say
 
 from ferrule.kernels.dequantize import dequantize
 from ferrule.kernels.packed import packed_product
@@ -82,27 +81,6 @@ def random_planes(name, outs, ins):
     return planes
 
 
-def microseconds(calls, repeats=7):
-    """Median time of a call, of a graph of all of them."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        calls[0]()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for call in calls:
-                call()
-        times = []
-        for _ in range(repeats):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end))
-    return statistics.median(times[1:]) / len(calls) * 1000
-
-
 def compile_one(job):
     """Puts a kernel into Triton's cache, in a process of its own."""
     name, rows, outs, ins, gated, tiles = job
@@ -144,12 +122,6 @@ def compile_all(jobs):
         futures = [pool.submit(compile_one, job) for job in jobs]
         failed = [error for f in as_completed(futures) if (error := f.result())]
     say(compiled=len(jobs), seconds=time.monotonic() - begin, failed=failed[:5])
-
-
-def say(**values):
-    """A line of JSON."""
-    short = {k: round(v, 3) if isinstance(v, float) else v for k, v in values.items()}
-    print(json.dumps(short), flush=True)
 
 
 def distinct(names, rows_list, matrices, quick):
