@@ -160,7 +160,7 @@ def _interpreter() -> Iterator[subprocess.Popen[str]]:
 def interpreted(_interpreter) -> Callable[[str | Path], None]:
     """``interpreted(program)``: runs a text or a file in Triton's interpreter, which needs no GPU.
 
-    All is well if it ends (interpreter.py).
+    Assertions are the program's own: it fails unless that runs to its end (interpreter.py).
     """
 
     def run(program: str | Path) -> None:
@@ -171,7 +171,9 @@ def interpreted(_interpreter) -> Callable[[str | Path], None]:
         }
         _interpreter.stdin.write(json.dumps(asked) + "\n")
         _interpreter.stdin.flush()
-        answer = json.loads(_interpreter.stdout.readline())
+        line = _interpreter.stdout.readline()
+        assert line, "the interpreter's process has ended, and said why on stderr"
+        answer = json.loads(line)
         assert answer["status"] == 0, answer["output"]
 
     return run

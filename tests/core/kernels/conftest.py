@@ -24,5 +24,5 @@ def within(last_dim, x):
 
 @pytest.fixture
 def interpret(interpreted):
-    """``interpret(program)``: runs it with the names of ``SETUP``; all is well if it ends."""
+    """``interpret(program)``: runs it with the names of ``SETUP``; fails unless it ends."""
     return lambda program: interpreted(SETUP + program)

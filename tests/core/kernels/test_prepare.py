@@ -39,12 +39,16 @@ def test_it_runs_beside_the_block_and_ends_with_it(monkeypatch):
 
 
 def test_what_fails_in_it_harms_nobody(monkeypatch):
+    was_called = threading.Event()
+
     def fails():
+        was_called.set()
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(prepare, "_digest_compiler", fails)
     with preparing(GPU):
         pass
+    assert was_called.is_set()
 
 
 def test_a_load_that_fails_says_so(monkeypatch):
