@@ -19,7 +19,7 @@ from ferrule.kernels.paged_decode import NewTokens, paged_decode
 from ferrule.kernels.rotation import rotation_of
 
 HEADS, KV_HEADS, DIM, SIZE = 32, 8, 128, 4096
-BLOCK_SIZE = 16
+BLOCK_SIZE = 64
 BYTES = 150e6
 TYPE = torch.bfloat16
 

@@ -57,10 +57,31 @@ def test_errors_are_no_larger_than_those_of_bfloat16_weights(name, rows):
         gate, up = biased.chunk(2, dim=-1)
         assert error(storage.multiply_gated(x, bias), F.silu(gate) * up) < 1e-2
         wide = torch.full((rows, num_rows + 16), 7.0, device=DEVICE, dtype=torch.bfloat16)
-        storage.multiply_into(x, wide[:, 8:-8], None, adds=False)
+        storage.multiply_beside([], x, wide[:, 8:-8], None, adds=False)
         assert error(wide[:, 8:-8], exact) <= most
         assert (wide[:, :8] == 7).all()
         assert (wide[:, -8:] == 7).all()
+
+
+@pytest.mark.parametrize("rows", [1, 8, 17, 64, 300])
+@pytest.mark.parametrize("names", [("Q4_K", "Q6_K"), ("Q5_K", "Q6_K"), ("Q5_0", "Q8_0")], ids=str)
+def test_matrices_of_two_types_go_side_by_side(names, rows):
+    storages, weights = zip(
+        *(loaded(name, n, 4096, seed=n) for name, n in zip(names, (5120, 1032), strict=True)),
+        strict=True,
+    )
+    weight = torch.cat(weights)
+    x = (torch.randn(rows, 4096, device=DEVICE) / (weight.std() * 64)).bfloat16()
+    bias = torch.randn(weight.shape[0], device=DEVICE).bfloat16()
+    exact = x.double() @ weight.T + bias.double()
+    most = 1.05 * error(F.linear(x, weight.bfloat16(), bias), exact)
+    wide = torch.full((rows, weight.shape[0] + 16), 7.0, device=DEVICE, dtype=torch.bfloat16)
+    for _ in range(3):  # counters of split columns are left as they were found
+        storages[0].multiply_beside(storages[1:], x, wide[:, 8:-8], bias, adds=False)
+        for part in (slice(0, 5120), slice(5120, None)):
+            assert error(wide[:, 8:-8][:, part], exact[:, part]) <= 1.05 * most
+    assert (wide[:, :8] == 7).all()
+    assert (wide[:, -8:] == 7).all()
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

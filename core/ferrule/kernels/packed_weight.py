@@ -73,6 +73,39 @@ def packed_multiply(
     return out if bias is None else out.add_(bias)
 
 
+def packed_multiply_pair(
+    x: Tensor, first: PackedWeight, second: PackedWeight, bias: Tensor | None, out: Tensor
+) -> bool:
+    """Both products side by side by one launch, if x has few rows.
+
+    Args:
+        x: ``[rows, in]``, contiguous within a row.
+        first: A matrix.
+        second: Another, of the same columns.
+        bias: Of both, contiguous.
+        out: ``[rows, out]``, contiguous within a row: takes the results.
+
+    Returns:
+        Whether it was done; if not, nothing was.
+    """
+    cuts = _tiles(x, first), _tiles(x, second)
+    if cuts[0] is None or cuts[1] is None:
+        return False
+    from ferrule.kernels.packed_pair import packed_pair
+
+    packed_pair(
+        x,
+        (
+            (first.planes, first.layout, first.num_rows),
+            (second.planes, second.layout, second.num_rows),
+        ),
+        bias,
+        out,
+        (cuts[0], cuts[1]),
+    )
+    return True
+
+
 def packed_multiply_gated(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
     """``silu(gate) * up`` of a matrix of gates above ups: ``[rows, in] -> [rows, out / 2]``."""
     if (tiles := _tiles(x, weight)) is not None:

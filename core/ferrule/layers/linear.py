@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ferrule.kernels.product import silu_mul
 from ferrule.layers.lora import LoraSite, LoraState, PoolSizes
 from ferrule.layers.lora_pool import LoraPool, PoolSite
-from ferrule.quantization.format import Format, Storage, WritesInto
+from ferrule.quantization.format import Format, MultipliesBeside, Storage
 
 
 class Linear(nn.Module):
@@ -61,30 +61,23 @@ class Linear(nn.Module):
         return y if add_to is None else add_to.add_(y)
 
     def _multiply(self, x: Tensor, add_to: Tensor | None) -> Tensor:
-        if len(self.storages) == 1:
-            return self.storages[0].multiply(x, self.bias, add_to)
-        if self._writes_beside(x):
-            return self._write_beside(x, add_to)
+        first, *others = self.storages
+        if not others:
+            return first.multiply(x, self.bias, add_to)
+        # The compiler would copy the parts of an output that several write into.
+        is_plain = x.dim() == 2 and not torch.compiler.is_compiling()
+        if is_plain and isinstance(first, MultipliesBeside) and self._are_of_a_kind:
+            out = x.new_empty(x.shape[0], self.out_features) if add_to is None else add_to
+            first.multiply_beside(others, x, out, self.bias, adds=add_to is not None)
+            return out
         y = torch.cat([storage.multiply(x) for storage in self.storages], dim=-1)
         if self.bias is not None:
             y = y + self.bias
         return y if add_to is None else add_to + y
 
-    def _writes_beside(self, x: Tensor) -> bool:
-        """Whether storages can write into parts of one output; the compiler would copy them."""
-        is_plain = x.dim() == 2 and not torch.compiler.is_compiling()
-        return is_plain and all(isinstance(storage, WritesInto) for storage in self.storages)
-
-    def _write_beside(self, x: Tensor, add_to: Tensor | None) -> Tensor:
-        out = x.new_empty(x.shape[0], self.out_features) if add_to is None else add_to
-        start = 0
-        for storage in self.storages:
-            assert isinstance(storage, WritesInto)
-            end = start + storage.num_rows
-            bias = None if self.bias is None else self.bias[start:end]
-            storage.multiply_into(x, out[:, start:end], bias, adds=add_to is not None)
-            start = end
-        return out
+    @property
+    def _are_of_a_kind(self) -> bool:
+        return len({type(storage) for storage in self.storages}) == 1
 
     def gated(self, x: Tensor) -> Tensor:
         """``silu(gate) * up`` of a product whose first half is the gate.

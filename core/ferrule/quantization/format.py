@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -52,18 +52,25 @@ class Storage(Protocol):
 
 
 @runtime_checkable
-class WritesInto(Protocol):
-    """A storage whose product may go into columns of a wider output."""
+class MultipliesBeside(Protocol):
+    """A storage whose product may go beside those of others of its kind into one output."""
 
-    num_rows: int
-
-    def multiply_into(self, x: Tensor, out: Tensor, bias: Tensor | None, *, adds: bool) -> None:
-        """Writes the product to ``out``, or adds it.
+    def multiply_beside(
+        self,
+        others: Sequence[Storage],
+        x: Tensor,
+        out: Tensor,
+        bias: Tensor | None,
+        *,
+        adds: bool,
+    ) -> None:
+        """Writes this product and those of others to ``out``, side by side, or adds them.
 
         Args:
+            others: Storages of the same class and of as many columns.
             x: ``[rows, num_cols]``.
-            out: ``[rows, num_rows]``, contiguous within a row.
-            bias: ``[num_rows]``.
+            out: ``[rows, rows of all]``, contiguous within a row.
+            bias: Of all, one after another.
             adds: Whether what is in ``out`` is kept.
         """
         ...

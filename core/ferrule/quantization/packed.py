@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ferrule.kernels.packed_weight import PackedWeight, packed_multiply, packed_multiply_gated
+from ferrule.kernels.packed_weight import (
+    PackedWeight,
+    packed_multiply,
+    packed_multiply_gated,
+    packed_multiply_pair,
+)
 from ferrule.kernels.plane_layout import LAYOUTS
-from ferrule.quantization.format import Format
+from ferrule.quantization.format import Format, Storage
 from ferrule.quantization.repack import empty_planes, write_rows
 
 # Weights repacked at a time: enough to keep a GPU busy; steps between hold 4 bytes for each.
@@ -68,19 +74,42 @@ class PackedStorage:
             y = packed_multiply(rows, self.weight, bias, added)
         return y.view(*x.shape[:-1], self.num_rows)
 
-    def multiply_into(self, x: Tensor, out: Tensor, bias: Tensor | None, *, adds: bool) -> None:
-        """Writes or adds the product to ``out``.
+    def multiply_beside(
+        self,
+        others: Sequence[Storage],
+        x: Tensor,
+        out: Tensor,
+        bias: Tensor | None,
+        *,
+        adds: bool,
+    ) -> None:
+        """Writes or adds this product and those of others to ``out``, side by side.
 
         Args:
+            others: More matrices of the same columns.
             x: ``[rows, num_cols]``.
-            out: ``[rows, num_rows]``, contiguous within a row.
-            bias: ``[num_rows]``.
+            out: ``[rows, rows of all]``, contiguous within a row.
+            bias: Of all, one after another.
             adds: Whether what is in ``out`` is kept.
         """
-        if adds:
-            packed_multiply(_rows(x), self.weight, bias, add_to=out)
-        else:
-            packed_multiply(_rows(x), self.weight, bias, out=out)
+        x = _rows(x)
+        weights = [self.weight]
+        for other in others:
+            assert isinstance(other, PackedStorage)
+            weights.append(other.weight)
+        if len(weights) == 2 and not adds:
+            first, second = weights
+            if packed_multiply_pair(x, first, second, bias, out):
+                return
+        start = 0
+        for weight in weights:
+            end = start + weight.num_rows
+            part, of_part = out[:, start:end], None if bias is None else bias[start:end]
+            if adds:
+                packed_multiply(x, weight, of_part, add_to=part)
+            else:
+                packed_multiply(x, weight, of_part, out=part)
+            start = end
 
     def multiply_gated(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``[..., num_cols] -> [..., num_rows / 2]``."""
