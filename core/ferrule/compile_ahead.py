@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Self
 import torch
 
 from ferrule import __version__
+from ferrule.checkpoint.checkpoint import TensorInfo
 from ferrule.compile_helper import (
     COMMAND,
     MARKER,
@@ -154,4 +157,11 @@ def _described(
     gpu = torch.cuda.get_device_name(device)
     sizes = (chosen.architecture.name, replace(chosen.config, notes=()))
     asked = (options.kv_cache_page_size, options.max_length, options.num_known_tokens)
-    return repr((*versions, gpu, *sizes, *asked, *made_of))
+    formats = _formats(chosen.checkpoint.tensors.values())
+    return repr((*versions, gpu, *sizes, *asked, *made_of, formats))
+
+
+def _formats(tensors: Iterable[TensorInfo]) -> list[tuple[tuple[str, str], int]]:
+    """How many tensors of each name, whatever its layer, are in each format."""
+    counts = Counter((re.sub(r"\d+", "N", tensor.name), tensor.format) for tensor in tensors)
+    return sorted(counts.items())

@@ -76,9 +76,27 @@ def told(tmp_path):
 
 
 def start(
-    told, program=TELLS, *, options=OPTIONS, config=CONFIG, made_of=(), device=GPU, started=()
+    told,
+    program=TELLS,
+    *,
+    options=OPTIONS,
+    config=CONFIG,
+    formats=("Q4_K", "Q6_K"),
+    made_of=(),
+    device=GPU,
+    started=(),
 ):
-    chosen = SimpleNamespace(architecture=SimpleNamespace(name="llama"), config=config)
+    tensors = {
+        name: SimpleNamespace(name=name, format=format)
+        for name, format in zip(
+            ("blk.0.attn_v.weight", "blk.1.attn_v.weight"), formats, strict=True
+        )
+    }
+    chosen = SimpleNamespace(
+        architecture=SimpleNamespace(name="llama"),
+        config=config,
+        checkpoint=SimpleNamespace(tensors=tensors),
+    )
     command = (sys.executable, "-c", program, str(told))
     return start_compiling(
         options, chosen, made_of, device, 16 * GIB, started=started, command=command
@@ -177,6 +195,7 @@ def test_a_start_that_failed_is_not_remembered(told):
         {"options": msgspec.structs.replace(OPTIONS, max_length=32)},
         {"options": msgspec.structs.replace(OPTIONS, kv_cache_page_size=128)},
         {"config": replace(CONFIG, hidden_size=64)},
+        {"formats": ("Q8_0", "Q8_0")},
         {"made_of": (torch.float16,)},
         {"gpu": "Another GPU"},
     ],

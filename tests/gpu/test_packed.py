@@ -66,20 +66,28 @@ def test_errors_are_no_larger_than_those_of_bfloat16_weights(name, rows):
 @pytest.mark.parametrize("rows", [1, 8, 17, 64, 300])
 @pytest.mark.parametrize("names", [("Q4_K", "Q6_K"), ("Q5_K", "Q6_K"), ("Q5_0", "Q8_0")], ids=str)
 def test_matrices_of_two_types_go_side_by_side(names, rows):
-    storages, weights = zip(
-        *(loaded(name, n, 4096, seed=n) for name, n in zip(names, (5120, 1032), strict=True)),
-        strict=True,
-    )
-    weight = torch.cat(weights)
-    x = (torch.randn(rows, 4096, device=DEVICE) / (weight.std() * 64)).bfloat16()
-    bias = torch.randn(weight.shape[0], device=DEVICE).bfloat16()
-    exact = x.double() @ weight.T + bias.double()
-    most = 1.05 * error(F.linear(x, weight.bfloat16(), bias), exact)
-    wide = torch.full((rows, weight.shape[0] + 16), 7.0, device=DEVICE, dtype=torch.bfloat16)
-    for _ in range(3):  # counters of split columns are left as they were found
-        storages[0].multiply_beside(storages[1:], x, wide[:, 8:-8], bias, adds=False)
-        for part in (slice(0, 5120), slice(5120, None)):
-            assert error(wide[:, 8:-8][:, part], exact[:, part]) <= 1.05 * most
+    counts, num_cols = (5120, 1032), 4096
+    storages, weights = [], []
+    for name, count in zip(names, counts, strict=True):
+        storage, weight = loaded(name, count, num_cols, seed=count)
+        storages.append(storage)
+        weights.append(weight)
+    unit = 1 / (torch.cat(weights).std() * num_cols**0.5)
+    x = (torch.randn(rows, num_cols, device=DEVICE) * unit).bfloat16()
+    bias = torch.randn(sum(counts), device=DEVICE).bfloat16()
+    wide = torch.full((rows, sum(counts) + 16), 7.0, device=DEVICE, dtype=torch.bfloat16)
+    inside = wide[:, 8:-8]
+    for added in (None, bias, None):  # counters of split columns are left as they were found
+        storages[0].multiply_beside(storages[1:], x, inside, added, adds=False)
+        for weight, found, of_part in zip(
+            weights, inside.split(counts, dim=1), bias.split(counts), strict=True
+        ):
+            exact = x.double() @ weight.T
+            if added is None:
+                most = 1.05 * error(F.linear(x, weight.bfloat16()), exact)
+                assert error(found, exact) <= most
+            else:
+                assert error(found, exact + of_part.double()) < 5e-3
     assert (wide[:, :8] == 7).all()
     assert (wide[:, -8:] == 7).all()
 
