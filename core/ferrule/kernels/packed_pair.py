@@ -22,6 +22,7 @@ from ferrule.kernels.plane_layout import PlaneLayout, Planes
 from ferrule.kernels.product_tile import counters_of
 
 
+# Row counts and strides are not specialised, nor does a program come early: as in packed.py.
 @triton.jit(do_not_specialize=["num_rows", "out_stride"])
 def _pair_kernel(
     x,
